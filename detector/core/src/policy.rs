@@ -1,0 +1,79 @@
+//! What floating IPs are allowed, and for whom.
+
+use std::net::IpAddr;
+
+use crate::route::Prefix;
+use crate::workload::Pod;
+
+/// Whether Calico's floating IPs are switched on for this node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Feature {
+    /// Nobody has told yet.
+    #[default]
+    Unknown,
+    /// On, by what is named.
+    Enabled {
+        /// The object and field that say so.
+        by: Box<str>,
+    },
+    /// Off, by what is named; off is also Calico's default.
+    Disabled {
+        /// The object and field that say so, or that nothing does.
+        by: Box<str>,
+    },
+}
+
+/// One entry of the allow-list: these addresses may be floating IPs of pods of this service
+/// account. Never matched against labels or annotations: tenants write those.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Allowance {
+    /// The addresses.
+    pub cidr: Prefix,
+    /// The namespace of the pods.
+    pub namespace: Box<str>,
+    /// The service account of the pods.
+    pub service_account: Box<str>,
+}
+
+impl Allowance {
+    /// Whether the entry is about this pod.
+    pub fn is_for(&self, pod: &Pod) -> bool {
+        *self.namespace == *pod.key.namespace() && self.service_account == pod.service_account
+    }
+}
+
+/// What the allow-list says of one address and one pod.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Permission<'a> {
+    /// An entry allows it.
+    Allowed(&'a Allowance),
+    /// The address is set aside for somebody else.
+    Reserved(&'a Allowance),
+    /// No entry speaks of the address.
+    Unlisted,
+}
+
+/// The whole allow-list.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AllowList(Vec<Allowance>);
+
+impl AllowList {
+    /// An allow-list of these entries.
+    pub fn new(entries: Vec<Allowance>) -> Self {
+        Self(entries)
+    }
+
+    /// What it says of `address` as a floating IP of `pod`.
+    pub fn permission(&self, address: IpAddr, pod: &Pod) -> Permission<'_> {
+        let mut answer = Permission::Unlisted;
+        for entry in self.0.iter().filter(|entry| entry.cidr.contains(address)) {
+            if entry.is_for(pod) {
+                return Permission::Allowed(entry);
+            }
+            if answer == Permission::Unlisted {
+                answer = Permission::Reserved(entry);
+            }
+        }
+        answer
+    }
+}
