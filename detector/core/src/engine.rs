@@ -1,0 +1,437 @@
+//! The engine: one call for everything that it is told, one for the time, one for what it says.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::facts::Facts;
+use crate::facts::kernel::{Affected, DumpEnd};
+use crate::facts::pods::Touched;
+use crate::finding::{Finding, Subject};
+use crate::judge::{self, judge};
+use crate::ledger::{Ledger, Verdicts};
+use crate::observation::{KernelChange, KernelState, Observation, Question, Sense, What};
+use crate::route::{IfIndex, Prefix};
+use crate::settings::Settings;
+use crate::time::BootTime;
+
+/// Questions that are under way at once; more wait for their turn.
+const QUESTIONS_AT_ONCE: usize = 64;
+
+/// How soon routes that could not be waited for are looked at again.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What the engine says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// A finding was opened, updated or closed.
+    Finding(Box<Finding>),
+    /// The engine wants to know something; the answer is an observation.
+    Question(Question),
+    /// The kernel's tables have to be dumped anew.
+    Resync(&'static str),
+}
+
+/// How much of everything the engine holds; what metrics show.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Holdings {
+    /// Routes that stand.
+    pub routes: usize,
+    /// Interfaces that stand.
+    pub links: usize,
+    /// Pods of this node.
+    pub pods: usize,
+    /// Answers that are remembered.
+    pub answers: usize,
+    /// Questions under way.
+    pub questions: usize,
+    /// Diversions that wait for evidence.
+    pub waiting: usize,
+    /// Findings that stand.
+    pub standing: usize,
+    /// Diversions that could not be waited for at once, since too many were.
+    pub overflowed: u64,
+}
+
+/// The pure engine. Time is what it is told: every call takes `now`, and [`Engine::next_deadline`]
+/// says when the next [`Engine::tick`] is of use. An early or late tick does no harm.
+#[derive(Debug)]
+pub struct Engine {
+    facts: Facts,
+    ledger: Ledger,
+    deadlines: BTreeSet<(BootTime, Subject)>,
+    scheduled: HashMap<Subject, BootTime>,
+    asked: BTreeSet<(BootTime, IpAddr)>,
+    backlog: BTreeSet<IpAddr>,
+    sweep: Option<BootTime>,
+    said: VecDeque<Output>,
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// An engine that knows nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            facts: Facts::new(settings),
+            ledger: Ledger::default(),
+            deadlines: BTreeSet::new(),
+            scheduled: HashMap::new(),
+            asked: BTreeSet::new(),
+            backlog: BTreeSet::new(),
+            sweep: None,
+            said: VecDeque::new(),
+        }
+    }
+
+    /// The settings that it was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.facts.settings
+    }
+
+    /// Takes an observation. What follows from it can be polled at once.
+    pub fn observe(&mut self, now: BootTime, observation: Observation) {
+        let Observation { at, what } = observation;
+        let at = at.min(now);
+        self.facts.started.get_or_insert(at);
+        match what {
+            What::Kernel(change) => self.kernel(now, at, change),
+            What::SnapshotBegin => self.facts.kernel.begin_dump(at),
+            What::SnapshotPart(part) => self.part(part),
+            What::SnapshotAborted => self.facts.kernel.abort_dump(),
+            What::SnapshotEnd => self.snapshot_end(now, at),
+            What::PodApplied(pod) => {
+                let prefixes = &self.facts.settings.interface_prefixes;
+                let touched = self.facts.pods.apply(at, prefixes, pod);
+                self.pods(now, touched);
+            }
+            What::PodDeleted(key, uid) => {
+                let touched = self.facts.pods.delete(&key, &uid);
+                self.pods(now, touched);
+            }
+            What::PodsReset(pods) => {
+                let prefixes = &self.facts.settings.interface_prefixes;
+                let touched = self.facts.pods.reset(at, prefixes, pods);
+                if std::mem::replace(&mut self.facts.synced.pods, true) {
+                    self.pods(now, touched);
+                } else {
+                    self.judge_everything(now, at);
+                }
+            }
+            What::NodesReset(nodes) => {
+                let touched = self.facts.nodes.reset(nodes);
+                if std::mem::replace(&mut self.facts.synced.nodes, true) {
+                    self.addresses(now, touched);
+                } else {
+                    self.judge_everything(now, at);
+                }
+            }
+            What::NodeApplied(node) => {
+                let touched = self.facts.nodes.apply(node);
+                self.addresses(now, touched);
+            }
+            What::NodeDeleted(name) => {
+                let touched = self.facts.nodes.delete(&name);
+                self.addresses(now, touched);
+            }
+            What::Feature(feature) => {
+                if std::mem::replace(&mut self.facts.feature, feature) != self.facts.feature {
+                    self.judge_everything(now, at);
+                }
+            }
+            What::AllowList(allow) => {
+                if std::mem::replace(&mut self.facts.allow, allow) != self.facts.allow {
+                    self.judge_everything(now, at);
+                }
+            }
+            What::Answer(answer) => {
+                let address = answer.address;
+                self.facts.answers.apply(answer);
+                self.ask_backlog(now);
+                self.addresses(now, [address]);
+            }
+            What::Blind(sense, why) => self.blind(now, at, sense, why),
+        }
+    }
+
+    /// Lets time pass: decides what has waited long enough.
+    pub fn tick(&mut self, now: BootTime) {
+        let patience = self.facts.settings.answer;
+        while let Some((due, address)) = self.asked.first().copied().filter(|(due, _)| *due <= now)
+        {
+            self.asked.remove(&(due, address));
+            if self.facts.answers.give_up(address, now, patience) {
+                self.ask_backlog(now);
+                self.addresses(now, [address]);
+            }
+        }
+        while let Some((due, _)) = self.deadlines.first().filter(|(due, _)| *due <= now) {
+            let due = *due;
+            let Some((_, subject)) = self.deadlines.pop_first() else { break };
+            self.scheduled.remove(&subject);
+            self.judge(now, due, &subject);
+        }
+        if self.sweep.is_some_and(|due| due <= now) {
+            self.sweep = None;
+            self.sweep(now);
+        }
+    }
+
+    /// When [`Engine::tick`] will next do something.
+    pub fn next_deadline(&self) -> Option<BootTime> {
+        let subject = self.deadlines.first().map(|(due, _)| *due);
+        let question = self.asked.first().map(|(due, _)| *due);
+        [subject, question, self.sweep].into_iter().flatten().min()
+    }
+
+    /// The next thing that the engine has to say.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.said.pop_front()
+    }
+
+    /// Every finding that stands, in the order of its key.
+    pub fn standing(&self) -> Vec<&Finding> {
+        self.ledger.standing()
+    }
+
+    /// How much it holds.
+    pub fn holdings(&self) -> Holdings {
+        Holdings {
+            routes: self.facts.kernel.fib.len(),
+            links: self.facts.kernel.links.len(),
+            pods: self.facts.pods.len(),
+            answers: self.facts.answers.len(),
+            questions: self.facts.answers.in_flight(),
+            waiting: self.ledger.waiting(),
+            standing: self.ledger.standing_count(),
+            overflowed: self.ledger.overflowed,
+        }
+    }
+
+    fn kernel(&mut self, now: BootTime, at: BootTime, change: KernelChange) {
+        let facts = &mut self.facts;
+        let affected = facts.kernel.apply(&facts.settings, at, change);
+        self.affected(now, at, affected);
+    }
+
+    fn part(&mut self, part: KernelState) {
+        let facts = &mut self.facts;
+        facts.kernel.dump_part(&facts.settings, part);
+    }
+
+    fn snapshot_end(&mut self, now: BootTime, at: BootTime) {
+        let mut affected = Affected::default();
+        let facts = &mut self.facts;
+        match facts.kernel.end_dump(&facts.settings, &mut affected) {
+            DumpEnd::Complete => {
+                let first = !std::mem::replace(&mut facts.synced.kernel, true);
+                let blind = facts.blind.remove(&Sense::Kernel).is_some();
+                self.affected(now, at, affected);
+                if first || blind {
+                    self.judge_everything(now, at);
+                }
+            }
+            DumpEnd::Outrun => {
+                self.affected(now, at, affected);
+                self.said.push_back(Output::Resync("more changed during the dump than was kept"));
+            }
+            DumpEnd::NotBegun => {}
+        }
+    }
+
+    fn affected(&mut self, now: BootTime, at: BootTime, affected: Affected) {
+        let Affected { prefixes, links, rules, removed } = affected;
+        let mut subjects = BTreeSet::new();
+        for entry in removed {
+            let subject = Subject::Prefix(entry.route.prefix);
+            if self.ledger.knows(&subject) {
+                let targets = judge::targets(&self.facts, &entry);
+                self.ledger.remember(at, &subject, &targets, entry.clone());
+            }
+            self.add_rules_of(&entry.route, &mut subjects);
+            subjects.insert(subject);
+        }
+        for prefix in prefixes {
+            for entry in self.facts.kernel.fib.get(prefix) {
+                self.add_rules_of(&entry.route, &mut subjects);
+            }
+            subjects.insert(Subject::Prefix(prefix));
+        }
+        for index in links {
+            self.add_link(index, &mut subjects);
+        }
+        subjects.extend(rules.into_iter().map(Subject::Rule));
+        self.judge_all(now, at, subjects);
+    }
+
+    /// Rules whose meaning a route in their table changes.
+    fn add_rules_of(&self, route: &crate::route::Route, subjects: &mut BTreeSet<Subject>) {
+        if !route.table.is_builtin() {
+            let rules = self.facts.kernel.rules_to(route.table);
+            subjects.extend(rules.cloned().map(Subject::Rule));
+        }
+    }
+
+    /// What an interface's coming, going or renaming bears on: the routes by it, and the addresses
+    /// of the pod that it belongs to.
+    fn add_link(&self, index: IfIndex, subjects: &mut BTreeSet<Subject>) {
+        subjects.extend(self.facts.kernel.fib.on_interface(index).into_iter().map(Subject::Prefix));
+        let Some(link) = self.facts.kernel.links.get(index) else { return };
+        for name in [&link.first_name, &link.link.name] {
+            let Some(pod) = self.facts.pods.on_interface(name) else { continue };
+            for address in &pod.first_addresses {
+                self.add_address(*address, subjects);
+            }
+        }
+    }
+
+    fn add_address(&self, address: IpAddr, subjects: &mut BTreeSet<Subject>) {
+        subjects.insert(Subject::Prefix(Prefix::host(address)));
+        subjects.extend(self.facts.kernel.rules_for(address).cloned().map(Subject::Rule));
+    }
+
+    fn pods(&mut self, now: BootTime, touched: Touched) {
+        let mut subjects = BTreeSet::new();
+        for name in &touched.interfaces {
+            if let Some(link) = self.facts.kernel.links.by_name(name) {
+                let index = link.link.index;
+                let prefixes = self.facts.kernel.fib.on_interface(index);
+                subjects.extend(prefixes.into_iter().map(Subject::Prefix));
+            }
+        }
+        for address in touched.addresses {
+            self.add_address(address, &mut subjects);
+        }
+        subjects.extend(self.facts.kernel.fib.wide_local().into_iter().map(Subject::Prefix));
+        self.judge_all(now, now, subjects);
+    }
+
+    fn addresses(&mut self, now: BootTime, touched: impl IntoIterator<Item = IpAddr>) {
+        let mut subjects = BTreeSet::new();
+        for address in touched {
+            self.add_address(address, &mut subjects);
+        }
+        self.judge_all(now, now, subjects);
+    }
+
+    fn blind(&mut self, now: BootTime, at: BootTime, sense: Sense, why: Option<Box<str>>) {
+        match why {
+            Some(why) => {
+                self.facts.blind.insert(sense, why);
+            }
+            None => {
+                if self.facts.blind.remove(&sense).is_some() {
+                    self.judge_everything(now, at);
+                }
+            }
+        }
+    }
+
+    /// Judges all that can be wrong at all: routes by interfaces that are no uplinks, and every
+    /// subject that the ledger knows.
+    fn judge_everything(&mut self, now: BootTime, at: BootTime) {
+        let mut subjects: BTreeSet<Subject> = self.ledger.subjects().cloned().collect();
+        let facts = &self.facts;
+        for known in facts.kernel.links.iter().filter(|l| !facts.settings.is_uplink(&l.link)) {
+            let prefixes = facts.kernel.fib.on_interface(known.link.index);
+            subjects.extend(prefixes.into_iter().map(Subject::Prefix));
+        }
+        subjects.extend(facts.kernel.fib.wide_local().into_iter().map(Subject::Prefix));
+        for pod in facts.pods.iter() {
+            for address in &pod.first_addresses {
+                self.add_address(*address, &mut subjects);
+            }
+        }
+        self.judge_all(now, at, subjects);
+    }
+
+    fn judge_all(&mut self, now: BootTime, at: BootTime, subjects: BTreeSet<Subject>) {
+        for subject in subjects {
+            self.judge(now, at, &subject);
+        }
+    }
+
+    fn judge(&mut self, now: BootTime, at: BootTime, subject: &Subject) {
+        let live = judge(&self.facts, now, subject, None);
+        let remembered = self.ledger.gone(subject);
+        let gone = if remembered.is_empty() {
+            judge::Judgement::default()
+        } else {
+            judge(&self.facts, now, subject, Some(remembered))
+        };
+        if live.verdicts.is_empty() && !self.ledger.knows(subject) {
+            return;
+        }
+        for address in live.asks.into_iter().chain(gone.asks) {
+            self.ask(now, address);
+        }
+        let verdicts = Verdicts { live: live.verdicts, gone: gone.verdicts };
+        let cap = self.facts.settings.waiting_cap;
+        let overflowed = self.ledger.overflowed;
+        let mut told = Vec::new();
+        let next = self.ledger.settle(now, at, cap, subject, verdicts, &mut told);
+        if self.ledger.overflowed != overflowed {
+            self.sweep.get_or_insert(now.after(SWEEP));
+        }
+        self.said.extend(told.into_iter().map(|finding| Output::Finding(Box::new(finding))));
+        self.schedule(now, subject, next);
+    }
+
+    fn schedule(&mut self, now: BootTime, subject: &Subject, next: Option<BootTime>) {
+        // A deadline that has passed would be met by the same verdict for ever.
+        let next = next.map(|next| next.max(now.after(Duration::from_millis(1))));
+        let old = match next {
+            Some(next) => self.scheduled.insert(subject.clone(), next),
+            None => self.scheduled.remove(subject),
+        };
+        if old == next {
+            return;
+        }
+        if let Some(old) = old {
+            self.deadlines.remove(&(old, subject.clone()));
+        }
+        if let Some(next) = next {
+            self.deadlines.insert((next, subject.clone()));
+        }
+    }
+
+    fn ask(&mut self, now: BootTime, address: IpAddr) {
+        if self.facts.answers.in_flight() >= QUESTIONS_AT_ONCE {
+            self.backlog.insert(address);
+        } else if self.facts.answers.ask(address, now) {
+            self.asked.insert((now.after(self.facts.settings.answer), address));
+            self.said.push_back(Output::Question(Question { address }));
+        }
+    }
+
+    fn ask_backlog(&mut self, now: BootTime) {
+        while self.facts.answers.in_flight() < QUESTIONS_AT_ONCE {
+            let Some(address) = self.backlog.pop_first() else { return };
+            if self.ledger.knows(&Subject::Prefix(Prefix::host(address))) {
+                self.ask(now, address);
+            }
+        }
+    }
+
+    /// Looks at routes that could not be waited for before, as far as there is room now.
+    fn sweep(&mut self, now: BootTime) {
+        let mut unknown: HashSet<Prefix> = HashSet::new();
+        for known in self.facts.kernel.links.iter() {
+            if self.facts.settings.is_uplink(&known.link) {
+                continue;
+            }
+            for prefix in self.facts.kernel.fib.on_interface(known.link.index) {
+                if !self.ledger.knows(&Subject::Prefix(prefix)) {
+                    unknown.insert(prefix);
+                }
+            }
+        }
+        for prefix in unknown {
+            if self.ledger.waiting() >= self.facts.settings.waiting_cap {
+                self.sweep.get_or_insert(now.after(SWEEP));
+                return;
+            }
+            self.judge(now, now, &Subject::Prefix(prefix));
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What is true now, as far as anybody told.
+//!
+//! Facts are a function of the observations, not of the order in which independent sources made
+//! them. They judge nothing.
+
+pub(crate) mod answers;
+pub(crate) mod fib;
+pub(crate) mod kernel;
+pub(crate) mod links;
+pub(crate) mod pods;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use self::answers::Answers;
+use self::kernel::KernelTables;
+use self::links::KnownLink;
+use self::pods::{LocalPod, Pods};
+use crate::observation::{Node, Sense};
+use crate::policy::{AllowList, Feature};
+use crate::settings::Settings;
+use crate::time::BootTime;
+use crate::workload::NodeName;
+
+/// Everything that a verdict can rest on.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) settings: Settings,
+    /// When the engine was first told anything.
+    pub(crate) started: Option<BootTime>,
+    pub(crate) kernel: KernelTables,
+    pub(crate) pods: Pods,
+    pub(crate) nodes: Nodes,
+    pub(crate) feature: Feature,
+    pub(crate) allow: AllowList,
+    pub(crate) answers: Answers,
+    /// Senses that have told all there is at least once.
+    pub(crate) synced: Synced,
+    /// Senses that are impaired at present, and why.
+    pub(crate) blind: BTreeMap<Sense, Box<str>>,
+}
+
+/// What has been listed in full at least once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Synced {
+    pub(crate) kernel: bool,
+    pub(crate) pods: bool,
+    pub(crate) nodes: bool,
+}
+
+/// Addresses of the cluster's nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Nodes {
+    by_name: HashMap<NodeName, Vec<IpAddr>>,
+    by_address: HashMap<IpAddr, NodeName>,
+}
+
+/// Who is behind an interface.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Identity<'a> {
+    /// The interface that Calico gave to this pod.
+    Pod(&'a LocalPod),
+    /// It bears this pod's name but appeared long after the pod was set up: somebody made it anew.
+    Contested(&'a LocalPod),
+    /// Named like a pod's interface, but no pod of this node has that name.
+    Nobody,
+    /// Not named like a pod's interface, yet of a kind that containers have.
+    Stray,
+    /// The node's own.
+    Uplink,
+}
+
+// === impl Facts ===
+
+impl Facts {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            started: None,
+            kernel: KernelTables::default(),
+            pods: Pods::default(),
+            nodes: Nodes::default(),
+            feature: Feature::default(),
+            allow: AllowList::default(),
+            answers: Answers::default(),
+            synced: Synced::default(),
+            blind: BTreeMap::new(),
+        }
+    }
+
+    /// Who is behind `link`. The first name counts: renaming an interface changes nothing about
+    /// who is behind it.
+    pub(crate) fn identity(&self, link: &KnownLink) -> Identity<'_> {
+        let first = &link.first_name;
+        let named = self.settings.is_workload_name(first);
+        if !named && self.settings.is_uplink(&link.link) {
+            return Identity::Uplink;
+        }
+        if !named && !self.settings.is_workload_name(&link.link.name) {
+            return Identity::Stray;
+        }
+        match self.pods.on_interface(first) {
+            None => Identity::Nobody,
+            Some(pod) if self.is_remade(link, pod) => Identity::Contested(pod),
+            Some(pod) => Identity::Pod(pod),
+        }
+    }
+
+    /// Whether the pod was complete well before the interface appeared. A new sandbox of the same
+    /// pod gets a new interface too, but then the CNI plugin writes its container id anew.
+    fn is_remade(&self, link: &KnownLink, pod: &LocalPod) -> bool {
+        pod.established.is_some_and(|then| link.since > then.after(self.settings.newborn))
+    }
+
+    /// Whether the pod's own interface stands, so that its route can be no leftover.
+    pub(crate) fn is_attached(&self, pod: &LocalPod) -> bool {
+        pod.interfaces.iter().any(|name| self.kernel.links.by_name(name).is_some())
+    }
+
+    /// What is missing for a full verdict, in words.
+    pub(crate) fn missing(&self) -> Vec<Box<str>> {
+        let told = [
+            (Sense::Kernel, self.synced.kernel),
+            (Sense::Pods, self.synced.pods),
+            (Sense::Nodes, self.synced.nodes),
+            (Sense::Feature, self.feature != Feature::Unknown),
+        ];
+        told.into_iter()
+            .filter_map(|(sense, told)| match self.blind.get(&sense) {
+                Some(why) => Some(format!("{}: {why}", sense.as_str()).into()),
+                None if !told => Some(format!("{}: not told yet", sense.as_str()).into()),
+                None => None,
+            })
+            .collect()
+    }
+}
+
+// === impl Nodes ===
+
+impl Nodes {
+    pub(crate) fn owner(&self, address: IpAddr) -> Option<&NodeName> {
+        self.by_address.get(&address)
+    }
+
+    /// Takes a node's addresses; gives those that changed hands.
+    pub(crate) fn apply(&mut self, node: Node) -> Vec<IpAddr> {
+        let mut touched = self.delete(&node.name);
+        for address in &node.addresses {
+            self.by_address.insert(*address, node.name.clone());
+        }
+        touched.extend(&node.addresses);
+        self.by_name.insert(node.name, node.addresses);
+        touched
+    }
+
+    /// Forgets a node; gives the addresses that are free now.
+    pub(crate) fn delete(&mut self, name: &NodeName) -> Vec<IpAddr> {
+        let addresses = self.by_name.remove(name).unwrap_or_default();
+        for address in &addresses {
+            if self.by_address.get(address) == Some(name) {
+                self.by_address.remove(address);
+            }
+        }
+        addresses
+    }
+
+    /// Takes a full listing; gives every address that was or is a node's.
+    pub(crate) fn reset(&mut self, nodes: Vec<Node>) -> Vec<IpAddr> {
+        let mut touched: Vec<IpAddr> =
+            self.by_address.drain().map(|(address, _)| address).collect();
+        self.by_name.clear();
+        for node in nodes {
+            touched.extend(self.apply(node));
+        }
+        touched
+    }
+}

@@ -1,0 +1,322 @@
+//! The routes that stand, in the kernel's own order.
+//!
+//! Replaying notifications gives what the kernel has only if the kernel's rules are followed to the
+//! letter (`fib_table_insert` and `fib_table_delete` in net/ipv4/fib_trie.c, `fib6_add_rt2node` and
+//! `ip6_route_del` in net/ipv6): a replace takes the place of the *first* route of its table, TOS
+//! and metric and leaves those behind it; an append stands behind them, anything else before them;
+//! IPv6 merges equal-cost legs into one route and takes them out one by one.
+
+use std::collections::{HashMap, HashSet};
+
+use smallvec::SmallVec;
+
+use crate::route::{Hops, IfIndex, NextHop, NextHopId, Prefix, Route, Table};
+use crate::time::BootTime;
+
+/// A route that stands, with what is known of its making.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Entry {
+    pub(crate) route: Route,
+    /// When it was made, or first seen in a dump.
+    pub(crate) since: BootTime,
+    /// The port id of the writer, where it was seen being made.
+    pub(crate) writer: Option<u32>,
+    /// The interface of the route whose place it took.
+    pub(crate) displaced: Option<IfIndex>,
+}
+
+type Entries = SmallVec<[Entry; 1]>;
+
+/// All routes of all tables, by prefix.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fib {
+    routes: HashMap<Prefix, Entries>,
+    count: usize,
+    /// Prefixes by interface, but for `unindexed` ones.
+    by_interface: HashMap<IfIndex, HashSet<Prefix>>,
+    /// Uplinks: they may carry a million routes, and nobody asks for those but when one goes down.
+    unindexed: HashSet<IfIndex>,
+    by_nexthop: HashMap<NextHopId, HashSet<Prefix>>,
+    /// Prefixes in tables that only a rule makes the kernel look up.
+    by_table: HashMap<Table, HashSet<Prefix>>,
+    /// Prefixes wider than one address that do not forward, in the table that is looked up first.
+    wide_local: HashSet<Prefix>,
+}
+
+impl Fib {
+    pub(crate) fn get(&self, prefix: Prefix) -> &[Entry] {
+        self.routes.get(&prefix).map_or(&[], SmallVec::as_slice)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = Prefix> {
+        self.routes.keys().copied()
+    }
+
+    /// Prefixes that may have a leg on this interface. Complete but for uplinks.
+    pub(crate) fn on_interface(&self, index: IfIndex) -> Vec<Prefix> {
+        self.by_interface.get(&index).into_iter().flatten().copied().collect()
+    }
+
+    pub(crate) fn on_nexthop(&self, id: NextHopId) -> Vec<Prefix> {
+        self.by_nexthop.get(&id).into_iter().flatten().copied().collect()
+    }
+
+    pub(crate) fn in_table(&self, table: Table) -> Vec<Prefix> {
+        self.by_table.get(&table).into_iter().flatten().copied().collect()
+    }
+
+    pub(crate) fn wide_local(&self) -> Vec<Prefix> {
+        self.wide_local.iter().copied().collect()
+    }
+
+    /// Stops or starts keeping the interface's prefixes at hand.
+    pub(crate) fn index_interface(&mut self, index: IfIndex, wanted: bool) {
+        if !wanted {
+            if self.unindexed.insert(index) {
+                self.by_interface.remove(&index);
+            }
+        } else if self.unindexed.remove(&index) {
+            let prefixes: HashSet<Prefix> = self.scan_interface(index).collect();
+            self.by_interface.insert(index, prefixes);
+        }
+    }
+
+    /// Forgets that there was such an interface.
+    pub(crate) fn forget_interface(&mut self, index: IfIndex) {
+        self.unindexed.remove(&index);
+        self.by_interface.remove(&index);
+    }
+
+    /// Takes a route that the kernel announced.
+    pub(crate) fn add(
+        &mut self,
+        at: BootTime,
+        route: Route,
+        replace: bool,
+        append: bool,
+        writer: Option<u32>,
+    ) {
+        let prefix = route.prefix;
+        self.index(&route);
+        let entries = self.routes.entry(prefix).or_default();
+        let mut entry = Entry { route, since: at, writer, displaced: None };
+        if let Some(same) = position_of_same(entries, &entry.route, replace) {
+            let old = &entries[same];
+            if old.route.hops == entry.route.hops && old.route.kind == entry.route.kind {
+                entry.since = old.since;
+                entry.displaced = old.displaced;
+                entry.writer = old.writer.or(writer);
+            } else {
+                entry.displaced = first_interface(&old.route);
+            }
+            entries[same] = entry;
+            return;
+        }
+        let peers = |e: &Entry| is_peer(&e.route, &entry.route);
+        let first = entries.iter().position(peers);
+        match (first, replace, append) {
+            (Some(first), true, _) => {
+                entry.displaced = first_interface(&entries[first].route);
+                entries[first] = entry;
+                return;
+            }
+            (Some(first), false, true) => {
+                let last = entries.iter().rposition(peers).unwrap_or(first);
+                entries.insert(last + 1, entry);
+            }
+            (Some(first), false, false) => entries.insert(first, entry),
+            (None, ..) => entries.push(entry),
+        }
+        self.count += 1;
+    }
+
+    /// Takes a route away that the kernel said is gone; gives what stood there, if it was known.
+    pub(crate) fn remove(&mut self, route: &Route) -> Option<Entry> {
+        let entries = self.routes.get_mut(&route.prefix)?;
+        let found = entries
+            .iter()
+            .position(|e| e.route == *route)
+            .or_else(|| entries.iter().position(|e| is_same_path(&e.route, route)))
+            .or_else(|| entries.iter().position(|e| holds_legs(&e.route, route)))?;
+        let left: Hops = if entries[found].route.prefix.is_ipv4() {
+            Hops::None
+        } else {
+            let gone = route.hops.as_slice();
+            let stays = |hop: &&NextHop| !gone.contains(hop);
+            entries[found].route.hops.as_slice().iter().filter(stays).copied().collect()
+        };
+        if left == Hops::None {
+            return Some(self.take(route.prefix, found));
+        }
+        let mut removed = entries[found].clone();
+        removed.route.hops = route.hops.clone();
+        entries[found].route.hops = left;
+        Some(removed)
+    }
+
+    /// Takes away what the kernel flushes when an interface goes down or away: every route whose
+    /// last live leg it was. Says nothing about IPv4, and IPv6 messages may follow.
+    pub(crate) fn flush_interface(
+        &mut self,
+        index: IfIndex,
+        is_dead: impl Fn(IfIndex) -> bool,
+    ) -> Vec<Entry> {
+        let prefixes: Vec<Prefix> = if self.unindexed.contains(&index) {
+            self.scan_interface(index).collect()
+        } else {
+            self.on_interface(index)
+        };
+        self.take_where(&prefixes, |route| {
+            let mut interfaces = route.hops.as_slice().iter().filter_map(|hop| hop.interface);
+            interfaces.clone().any(|on| on == index)
+                && interfaces.all(|on| on == index || is_dead(on))
+        })
+    }
+
+    /// Takes away what used a next-hop object that is gone.
+    pub(crate) fn flush_nexthop(&mut self, id: NextHopId) -> Vec<Entry> {
+        let prefixes = self.on_nexthop(id);
+        self.by_nexthop.remove(&id);
+        self.take_where(&prefixes, |route| route.nexthop_id == Some(id))
+    }
+
+    /// Takes over the past of an older view of the same routes.
+    pub(crate) fn remember(&mut self, older: &Self) {
+        for (prefix, entries) in &mut self.routes {
+            let Some(past) = older.routes.get(prefix) else { continue };
+            for entry in entries {
+                if let Some(same) = past.iter().find(|p| p.route == entry.route) {
+                    *entry = same.clone();
+                }
+            }
+        }
+    }
+
+    /// Whether both views hold the same routes for a prefix.
+    pub(crate) fn agrees(&self, other: &Self, prefix: Prefix) -> bool {
+        let routes = |fib: &'_ Self| -> Vec<Route> {
+            fib.get(prefix).iter().map(|e| e.route.clone()).collect()
+        };
+        match (self.get(prefix), other.get(prefix)) {
+            ([a], [b]) => a.route == b.route,
+            _ => routes(self) == routes(other),
+        }
+    }
+
+    fn scan_interface(&self, index: IfIndex) -> impl Iterator<Item = Prefix> {
+        let uses =
+            move |e: &Entry| e.route.hops.as_slice().iter().any(|hop| hop.interface == Some(index));
+        self.routes.iter().filter(move |(_, es)| es.iter().any(uses)).map(|(prefix, _)| *prefix)
+    }
+
+    fn take_where(&mut self, prefixes: &[Prefix], gone: impl Fn(&Route) -> bool) -> Vec<Entry> {
+        let mut taken = Vec::new();
+        for prefix in prefixes {
+            while let Some(at) = self.get(*prefix).iter().position(|e| gone(&e.route)) {
+                taken.push(self.take(*prefix, at));
+            }
+        }
+        taken
+    }
+
+    fn take(&mut self, prefix: Prefix, at: usize) -> Entry {
+        // Both callers found `at` in the entries of `prefix`.
+        let entries = self.routes.get_mut(&prefix).expect("the prefix was just looked up");
+        let entry = entries.remove(at);
+        self.count -= 1;
+        if entries.is_empty() {
+            self.routes.remove(&prefix);
+            self.unindex(&entry.route);
+        }
+        entry
+    }
+
+    fn index(&mut self, route: &Route) {
+        for hop in route.hops.as_slice() {
+            if let Some(index) = hop.interface.filter(|index| !self.unindexed.contains(index)) {
+                self.by_interface.entry(index).or_default().insert(route.prefix);
+            }
+        }
+        if let Some(id) = route.nexthop_id {
+            self.by_nexthop.entry(id).or_default().insert(route.prefix);
+        }
+        if !route.table.is_builtin() {
+            self.by_table.entry(route.table).or_default().insert(route.prefix);
+        }
+        if is_wide_local(route) {
+            self.wide_local.insert(route.prefix);
+        }
+    }
+
+    /// Drops a prefix from the indexes that its last route was in. An index may name a prefix too
+    /// many (another of its routes was there); it never lacks one.
+    fn unindex(&mut self, route: &Route) {
+        fn drop_from<K: std::hash::Hash + Eq>(
+            map: &mut HashMap<K, HashSet<Prefix>>,
+            key: K,
+            prefix: Prefix,
+        ) {
+            if let std::collections::hash_map::Entry::Occupied(mut set) = map.entry(key) {
+                set.get_mut().remove(&prefix);
+                if set.get().is_empty() {
+                    set.remove();
+                }
+            }
+        }
+        for index in route.hops.as_slice().iter().filter_map(|hop| hop.interface) {
+            drop_from(&mut self.by_interface, index, route.prefix);
+        }
+        if let Some(id) = route.nexthop_id {
+            drop_from(&mut self.by_nexthop, id, route.prefix);
+        }
+        drop_from(&mut self.by_table, route.table, route.prefix);
+        self.wide_local.remove(&route.prefix);
+    }
+}
+
+/// Routes among which `replace`, `append` and order act.
+fn is_peer(a: &Route, b: &Route) -> bool {
+    a.table == b.table && a.tos == b.tos && a.metric == b.metric
+}
+
+fn is_same_path(a: &Route, b: &Route) -> bool {
+    is_peer(a, b) && a.kind == b.kind && a.nexthop_id == b.nexthop_id && a.hops == b.hops
+}
+
+/// Whether `whole` is an IPv6 route that has all legs of `part`.
+fn holds_legs(whole: &Route, part: &Route) -> bool {
+    let hops = whole.hops.as_slice();
+    !whole.prefix.is_ipv4()
+        && is_peer(whole, part)
+        && whole.kind == part.kind
+        && part.hops.as_slice().iter().all(|hop| hops.contains(hop))
+}
+
+/// Which of the standing routes an announcement speaks of again rather than adds to.
+fn position_of_same(entries: &[Entry], route: &Route, replace: bool) -> Option<usize> {
+    entries.iter().position(|e| {
+        is_same_path(&e.route, route)
+            // `ip nexthop replace` announces the routes that use the object as replaced, each in
+            // its own place (`fib_info_notify_update`).
+            || (replace
+                && route.nexthop_id.is_some()
+                && e.route.nexthop_id == route.nexthop_id
+                && is_peer(&e.route, route))
+            // Another leg joined an IPv6 route: it is announced with all its legs.
+            || (!replace && e.route.hops != Hops::None && holds_legs(route, &e.route))
+    })
+}
+
+fn is_wide_local(route: &Route) -> bool {
+    !route.prefix.is_host()
+        && route.table == Table::LOCAL
+        && route.kind != crate::route::RouteKind::Unicast
+}
+
+fn first_interface(route: &Route) -> Option<IfIndex> {
+    route.hops.as_slice().iter().find_map(|hop| hop.interface)
+}

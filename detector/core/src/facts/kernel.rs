@@ -1,0 +1,344 @@
+//! The kernel's tables, kept true by changes and by dumps.
+//!
+//! A dump is read while changes go on. What the changes say in the meantime is applied at once and
+//! also written down; when the dump is complete the same changes are replayed over it, and what
+//! comes out is the truth: a change that the dump already held is idempotent, one that it lacked is
+//! added, and one made before its part was read is overruled by the later ones that follow it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use super::fib::{Entry, Fib};
+use super::links::Links;
+use crate::link::LinkKind;
+use crate::observation::{KernelChange, KernelState};
+use crate::route::{
+    Hops, IfIndex, NextHop, NextHopId, NextHopObject, Prefix, Route, Rule, RuleAction, Table,
+};
+use crate::settings::Settings;
+use crate::time::BootTime;
+
+/// How deep groups of next hops are followed. The kernel allows no group within a group but for
+/// resilient ones, so two would do.
+const GROUP_DEPTH: u8 = 4;
+
+/// Changes that are kept during one dump. More than this, and the dump is followed by another.
+const LOG_CAP: usize = 131_072;
+
+/// Links, routes, rules and next hops of the node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KernelTables {
+    pub(crate) links: Links,
+    pub(crate) fib: Fib,
+    rules: HashMap<Rule, u32>,
+    rules_by_table: HashMap<Table, BTreeSet<Rule>>,
+    rules_by_destination: HashMap<IpAddr, BTreeSet<Rule>>,
+    nexthops: HashMap<NextHopId, NextHopObject>,
+    dump: Option<Box<Dump>>,
+}
+
+/// A dump in progress.
+#[derive(Clone, Debug)]
+struct Dump {
+    began: BootTime,
+    tables: KernelTables,
+    log: Vec<(BootTime, KernelChange)>,
+    overflowed: bool,
+}
+
+/// What a change may have changed verdicts of.
+#[derive(Debug, Default)]
+pub(crate) struct Affected {
+    pub(crate) prefixes: Vec<Prefix>,
+    pub(crate) links: Vec<IfIndex>,
+    pub(crate) rules: Vec<Rule>,
+    /// Routes that are gone, with the legs that they had.
+    pub(crate) removed: Vec<Entry>,
+}
+
+/// How a dump ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum DumpEnd {
+    /// The tables are true.
+    Complete,
+    /// More changed meanwhile than could be kept: a new dump is needed.
+    Outrun,
+    /// There was no dump.
+    NotBegun,
+}
+
+impl KernelTables {
+    pub(crate) fn apply(
+        &mut self,
+        settings: &Settings,
+        at: BootTime,
+        change: KernelChange,
+    ) -> Affected {
+        if let Some(dump) = &mut self.dump {
+            if dump.log.len() < LOG_CAP {
+                dump.log.push((at, change.clone()));
+            } else {
+                dump.overflowed = true;
+            }
+        }
+        let mut affected = Affected::default();
+        match change {
+            KernelChange::Link(link) => {
+                let index = link.index;
+                let up = link.up;
+                self.fib.index_interface(index, !settings.is_uplink(&link));
+                let vrf_changed = matches!(link.kind, LinkKind::Vrf(_));
+                let former = self.links.apply(at, link);
+                if !up && former.is_none_or(|former| former.up) {
+                    self.flush_interface(index, &mut affected);
+                }
+                if vrf_changed {
+                    self.touch_vrf_tables(&mut affected);
+                }
+                affected.links.push(index);
+            }
+            KernelChange::LinkGone(index) => {
+                self.flush_interface(index, &mut affected);
+                self.fib.forget_interface(index);
+                self.links.remove(index);
+                affected.links.push(index);
+            }
+            KernelChange::Route { route, replace, append, writer } => {
+                affected.prefixes.push(route.prefix);
+                self.fib.add(at, route, replace, append, Some(writer));
+            }
+            KernelChange::RouteGone(route) => {
+                affected.prefixes.push(route.prefix);
+                if let Some(entry) = self.fib.remove(&route) {
+                    self.bury(entry, &mut affected);
+                }
+            }
+            KernelChange::Rule(rule) => self.add_rule(rule, &mut affected),
+            KernelChange::RuleGone(rule) => self.remove_rule(rule, &mut affected),
+            KernelChange::NextHop(id, object) => {
+                self.nexthops.insert(id, object);
+                self.touch_nexthop(id, &mut affected);
+            }
+            KernelChange::NextHopGone(id) => {
+                self.touch_nexthop(id, &mut affected);
+                for entry in self.fib.flush_nexthop(id) {
+                    self.bury(entry, &mut affected);
+                }
+                self.nexthops.remove(&id);
+            }
+        }
+        affected
+    }
+
+    pub(crate) fn begin_dump(&mut self, at: BootTime) {
+        let tables = Self::default();
+        self.dump = Some(Box::new(Dump { began: at, tables, log: Vec::new(), overflowed: false }));
+    }
+
+    pub(crate) fn dump_part(&mut self, settings: &Settings, part: KernelState) {
+        let Some(dump) = &mut self.dump else { return };
+        let at = dump.began;
+        let tables = &mut dump.tables;
+        match part {
+            KernelState::Link(link) => {
+                tables.fib.index_interface(link.index, !settings.is_uplink(&link));
+                tables.links.apply(at, link);
+            }
+            KernelState::Route(route) => tables.fib.add(at, route, false, true, None),
+            KernelState::Rule(rule) => tables.add_rule(rule, &mut Affected::default()),
+            KernelState::NextHop(id, object) => {
+                tables.nexthops.insert(id, object);
+            }
+        }
+    }
+
+    pub(crate) fn abort_dump(&mut self) {
+        self.dump = None;
+    }
+
+    pub(crate) fn end_dump(&mut self, settings: &Settings, affected: &mut Affected) -> DumpEnd {
+        let Some(dump) = self.dump.take() else { return DumpEnd::NotBegun };
+        let Dump { mut tables, log, overflowed, .. } = *dump;
+        for (at, change) in log {
+            tables.apply(settings, at, change);
+        }
+        tables.links.remember(&self.links);
+        tables.fib.remember(&self.fib);
+        let older = std::mem::replace(self, tables);
+        self.compare(&older, affected);
+        if overflowed { DumpEnd::Outrun } else { DumpEnd::Complete }
+    }
+
+    /// The legs of a route: those of its next-hop object where that is known, since the object can
+    /// change under a route that stands.
+    pub(crate) fn legs(&self, route: &Route) -> Hops {
+        match route.nexthop_id {
+            Some(id) if self.nexthops.contains_key(&id) => {
+                let mut hops = Vec::new();
+                self.collect_legs(id, GROUP_DEPTH, &mut hops);
+                hops.into_iter().collect()
+            }
+            _ => route.hops.clone(),
+        }
+    }
+
+    /// A rule by which the kernel comes to look `table` up, if there is one.
+    pub(crate) fn rule_for(&self, table: Table) -> Option<&Rule> {
+        let direct = self.rules_by_table.get(&table).and_then(|rules| rules.first());
+        direct.or_else(|| {
+            let vrf = |kind| matches!(kind, LinkKind::Vrf(of) if of.is_none_or(|of| of == table));
+            let has_vrf = self.links.iter().any(|known| vrf(known.link.kind));
+            has_vrf
+                .then(|| {
+                    self.rules.keys().filter(|rule| rule.action == RuleAction::LookupVrf).min()
+                })
+                .flatten()
+        })
+    }
+
+    /// The rules that look `table` up for certain destinations only.
+    pub(crate) fn rules_to(&self, table: Table) -> impl Iterator<Item = &Rule> {
+        self.rules_by_table.get(&table).into_iter().flatten().filter(|rule| rule.to.is_some())
+    }
+
+    pub(crate) fn has_rule(&self, rule: &Rule) -> bool {
+        self.rules.contains_key(rule)
+    }
+
+    /// The rules for this one destination.
+    pub(crate) fn rules_for(&self, address: IpAddr) -> impl Iterator<Item = &Rule> {
+        self.rules_by_destination.get(&address).into_iter().flatten()
+    }
+
+    fn collect_legs(&self, id: NextHopId, depth: u8, hops: &mut Vec<NextHop>) {
+        match self.nexthops.get(&id) {
+            Some(NextHopObject::Leg(hop)) => hops.push(*hop),
+            Some(NextHopObject::Group(members)) if depth > 0 => {
+                for member in members {
+                    self.collect_legs(*member, depth - 1, hops);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn flush_interface(&mut self, index: IfIndex, affected: &mut Affected) {
+        let links = &self.links;
+        let dead = |on: IfIndex| links.standing(on).is_none_or(|known| !known.link.up);
+        for entry in self.fib.flush_interface(index, dead) {
+            affected.prefixes.push(entry.route.prefix);
+            self.bury(entry, affected);
+        }
+    }
+
+    /// Hands a removed route over with its legs spelt out, since what they rested on may go too.
+    fn bury(&self, mut entry: Entry, affected: &mut Affected) {
+        entry.route.hops = self.legs(&entry.route);
+        affected.removed.push(entry);
+    }
+
+    fn touch_nexthop(&self, id: NextHopId, affected: &mut Affected) {
+        affected.prefixes.extend(self.fib.on_nexthop(id));
+        for (group, object) in &self.nexthops {
+            if matches!(object, NextHopObject::Group(members) if members.contains(&id)) {
+                affected.prefixes.extend(self.fib.on_nexthop(*group));
+            }
+        }
+    }
+
+    fn add_rule(&mut self, rule: Rule, affected: &mut Affected) {
+        if let RuleAction::Lookup(table) = rule.action {
+            self.rules_by_table.entry(table).or_default().insert(rule.clone());
+            affected.prefixes.extend(self.fib.in_table(table));
+        } else if rule.action == RuleAction::LookupVrf {
+            self.touch_vrf_tables(affected);
+        }
+        if let Some(address) = rule.to.and_then(|to| to.host_address()) {
+            self.rules_by_destination.entry(address).or_default().insert(rule.clone());
+        }
+        affected.rules.push(rule.clone());
+        *self.rules.entry(rule).or_default() += 1;
+    }
+
+    fn remove_rule(&mut self, rule: Rule, affected: &mut Affected) {
+        let Some(count) = self.rules.get_mut(&rule) else { return };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        self.rules.remove(&rule);
+        if let Some(address) = rule.to.and_then(|to| to.host_address())
+            && let Some(rules) = self.rules_by_destination.get_mut(&address)
+        {
+            rules.remove(&rule);
+            if rules.is_empty() {
+                self.rules_by_destination.remove(&address);
+            }
+        }
+        if let RuleAction::Lookup(table) = rule.action {
+            if let Some(rules) = self.rules_by_table.get_mut(&table) {
+                rules.remove(&rule);
+            }
+            affected.prefixes.extend(self.fib.in_table(table));
+        } else if rule.action == RuleAction::LookupVrf {
+            self.touch_vrf_tables(affected);
+        }
+        affected.rules.push(rule);
+    }
+
+    fn touch_vrf_tables(&self, affected: &mut Affected) {
+        for known in self.links.iter() {
+            if let LinkKind::Vrf(Some(table)) = known.link.kind {
+                affected.prefixes.extend(self.fib.in_table(table));
+            }
+        }
+    }
+
+    /// Finds what differs from an older view.
+    fn compare(&self, older: &Self, affected: &mut Affected) {
+        for prefix in self.fib.prefixes() {
+            if !self.fib.agrees(&older.fib, prefix) {
+                affected.prefixes.push(prefix);
+            }
+        }
+        for prefix in older.fib.prefixes() {
+            if self.fib.agrees(&older.fib, prefix) {
+                continue;
+            }
+            affected.prefixes.push(prefix);
+            for entry in older.fib.get(prefix) {
+                if !self.fib.get(prefix).iter().any(|e| e.route == entry.route) {
+                    older.bury(entry.clone(), affected);
+                }
+            }
+        }
+        for known in self.links.iter() {
+            let same = older.links.standing(known.link.index);
+            if same.is_none_or(|old| old.link != known.link) {
+                affected.links.push(known.link.index);
+            }
+        }
+        for known in older.links.iter() {
+            if self.links.standing(known.link.index).is_none() {
+                affected.links.push(known.link.index);
+            }
+        }
+        for rule in self.rules.keys().filter(|rule| !older.rules.contains_key(rule)) {
+            affected.rules.push(rule.clone());
+            if let RuleAction::Lookup(table) = rule.action {
+                affected.prefixes.extend(self.fib.in_table(table));
+            }
+        }
+        for rule in older.rules.keys().filter(|rule| !self.rules.contains_key(rule)) {
+            affected.rules.push(rule.clone());
+            if let RuleAction::Lookup(table) = rule.action {
+                affected.prefixes.extend(self.fib.in_table(table));
+            }
+        }
+        for (id, object) in &self.nexthops {
+            if older.nexthops.get(id) != Some(object) {
+                self.touch_nexthop(*id, affected);
+            }
+        }
+    }
+}

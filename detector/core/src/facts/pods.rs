@@ -1,0 +1,174 @@
+//! The pods of this node.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+
+use crate::link::InterfaceName;
+use crate::time::BootTime;
+use crate::workload::{Pod, PodKey, Uid};
+
+/// A pod of this node with what is remembered of its past.
+#[derive(Debug)]
+pub(crate) struct LocalPod {
+    pub(crate) pod: Pod,
+    /// The addresses that its status showed first. A status can be patched by tenants, but not
+    /// before kubelet wrote it without the pod being new.
+    pub(crate) first_addresses: Vec<IpAddr>,
+    /// When it first had an address, or last got a new sandbox.
+    pub(crate) established: Option<BootTime>,
+    /// The names that its interface can have.
+    pub(crate) interfaces: SmallVec<[InterfaceName; 1]>,
+}
+
+/// All pods of this node.
+#[derive(Debug, Default)]
+pub(crate) struct Pods {
+    by_key: HashMap<PodKey, LocalPod>,
+    by_interface: HashMap<InterfaceName, PodKey>,
+    by_address: HashMap<IpAddr, SmallVec<[PodKey; 1]>>,
+}
+
+/// What a change of pods may have changed verdicts of.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    pub(crate) interfaces: Vec<InterfaceName>,
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+impl LocalPod {
+    /// Whether the pod can own addresses of its own at all.
+    pub(crate) fn can_own(&self) -> bool {
+        !self.pod.host_network && !self.pod.finished
+    }
+
+    /// Whether the address was the pod's from the first word about it.
+    pub(crate) fn had_first(&self, address: IpAddr) -> bool {
+        self.first_addresses.contains(&address)
+    }
+}
+
+impl Pods {
+    pub(crate) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &LocalPod> {
+        self.by_key.values()
+    }
+
+    pub(crate) fn on_interface(&self, name: &InterfaceName) -> Option<&LocalPod> {
+        self.by_interface.get(name).and_then(|key| self.by_key.get(key))
+    }
+
+    /// The pods that say in any way that the address is theirs, in the order of their names.
+    pub(crate) fn with_address(&self, address: IpAddr) -> impl Iterator<Item = &LocalPod> {
+        self.by_address.get(&address).into_iter().flatten().filter_map(|key| self.by_key.get(key))
+    }
+
+    /// Takes a pod's present state.
+    pub(crate) fn apply(&mut self, at: BootTime, prefixes: &[Box<str>], pod: Pod) -> Touched {
+        let mut touched = Touched::default();
+        let key = pod.key.clone();
+        let mut local = match self.take(&key, &mut touched) {
+            Some(mut old) if old.pod.uid == pod.uid => {
+                if old.established.is_some() && old.pod.sandbox != pod.sandbox {
+                    old.established = Some(at);
+                }
+                old.pod = pod;
+                old
+            }
+            _ => LocalPod {
+                interfaces: prefixes.iter().filter_map(|prefix| key.interface(prefix)).collect(),
+                first_addresses: Vec::new(),
+                established: None,
+                pod,
+            },
+        };
+        if local.first_addresses.is_empty() && !local.pod.addresses.is_empty() {
+            local.first_addresses.clone_from(&local.pod.addresses);
+            local.established = local.established.or(Some(at));
+        }
+        self.put(local, &mut touched);
+        touched
+    }
+
+    /// Forgets a pod, unless another of its name has taken its place.
+    pub(crate) fn delete(&mut self, key: &PodKey, uid: &Uid) -> Touched {
+        let mut touched = Touched::default();
+        if self.by_key.get(key).is_some_and(|local| local.pod.uid == *uid) {
+            self.take(key, &mut touched);
+        }
+        touched
+    }
+
+    /// Takes a full listing.
+    pub(crate) fn reset(&mut self, at: BootTime, prefixes: &[Box<str>], pods: Vec<Pod>) -> Touched {
+        let mut touched = Touched::default();
+        let listed: HashSet<&PodKey> = pods.iter().map(|pod| &pod.key).collect();
+        let gone: Vec<PodKey> =
+            self.by_key.keys().filter(|key| !listed.contains(key)).cloned().collect();
+        for key in gone {
+            self.take(&key, &mut touched);
+        }
+        for pod in pods {
+            let more = self.apply(at, prefixes, pod);
+            touched.interfaces.extend(more.interfaces);
+            touched.addresses.extend(more.addresses);
+        }
+        touched
+    }
+
+    fn put(&mut self, local: LocalPod, touched: &mut Touched) {
+        let key = local.pod.key.clone();
+        if !local.pod.host_network {
+            for name in &local.interfaces {
+                self.by_interface.insert(name.clone(), key.clone());
+                touched.interfaces.push(name.clone());
+            }
+        }
+        for address in addresses(&local) {
+            let keys = self.by_address.entry(address).or_default();
+            if let Err(at) = keys.binary_search(&key) {
+                keys.insert(at, key.clone());
+            }
+            touched.addresses.push(address);
+        }
+        self.by_key.insert(key, local);
+    }
+
+    fn take(&mut self, key: &PodKey, touched: &mut Touched) -> Option<LocalPod> {
+        let local = self.by_key.remove(key)?;
+        for name in &local.interfaces {
+            if self.by_interface.get(name) == Some(key) {
+                self.by_interface.remove(name);
+            }
+            touched.interfaces.push(name.clone());
+        }
+        for address in addresses(&local) {
+            if let Some(keys) = self.by_address.get_mut(&address) {
+                keys.retain(|k| k != key);
+                if keys.is_empty() {
+                    self.by_address.remove(&address);
+                }
+            }
+            touched.addresses.push(address);
+        }
+        Some(local)
+    }
+}
+
+/// Every address that the pod was ever said to have, without host-network pods' node addresses.
+fn addresses(local: &LocalPod) -> Vec<IpAddr> {
+    if local.pod.host_network {
+        return Vec::new();
+    }
+    let pod = &local.pod;
+    let all =
+        [&local.first_addresses, &pod.addresses, &pod.annotated_addresses, &pod.floating_addresses];
+    let mut addresses: Vec<IpAddr> = all.into_iter().flatten().copied().collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}

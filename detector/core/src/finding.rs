@@ -1,0 +1,341 @@
+//! Findings: what the engine tells people.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::link::InterfaceName;
+use crate::route::{Prefix, RouteKind, Rule, Table};
+use crate::time::BootTime;
+use crate::workload::{NodeName, PodKey, Uid};
+
+/// Where a diverted packet ends up.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Target {
+    /// Behind this interface of the node; by the name under which it was first seen.
+    Interface(InterfaceName),
+    /// At another host.
+    Gateway(IpAddr),
+    /// At this host itself.
+    Host,
+    /// Nowhere: the kernel drops it.
+    Nowhere(RouteKind),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interface(name) => write!(f, "dev {name}"),
+            Self::Gateway(gateway) => write!(f, "via {gateway}"),
+            Self::Host => f.write_str("local"),
+            Self::Nowhere(kind) => write!(f, "{kind}"),
+        }
+    }
+}
+
+/// What a finding is about: one diversion, however many routes it is made of. The same diversion
+/// has the same key as long as the node lives, and in every agent that sees it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FindingKey {
+    /// The destination, by its route or by its rule.
+    pub subject: Subject,
+    /// Where its packets end up.
+    pub target: Target,
+}
+
+/// What the kernel decides by, and so what is judged.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Subject {
+    /// The routes of a prefix, in all tables.
+    Prefix(Prefix),
+    /// A policy rule for a destination.
+    Rule(Rule),
+}
+
+impl Subject {
+    /// The destination.
+    pub fn prefix(&self) -> Option<Prefix> {
+        match self {
+            Self::Prefix(prefix) => Some(*prefix),
+            Self::Rule(rule) => rule.to,
+        }
+    }
+}
+
+impl fmt::Display for FindingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.subject {
+            Subject::Prefix(prefix) => write!(f, "{prefix} {}", self.target),
+            Subject::Rule(rule) => write!(f, "rule {rule} {}", self.target),
+        }
+    }
+}
+
+/// How sure the engine is, after RFC 6811. What is entitled makes no finding.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Certainty {
+    /// Nobody could show a right to the route, and nobody could show that it is somebody else's.
+    Unproven,
+    /// The address is somebody else's, or set aside for others, or nobody may claim it this way.
+    Hijack,
+}
+
+impl Certainty {
+    /// The word for it in JSON and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unproven => "unproven",
+            Self::Hijack => "hijack",
+        }
+    }
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Severity {
+    /// Worth a look.
+    Low,
+    /// Against the rules, but nobody is known to be hit.
+    Medium,
+    /// Somebody is hit.
+    High,
+    /// Somebody's traffic goes to a pod that has no right to it.
+    Critical,
+}
+
+impl Severity {
+    /// The word for it in JSON and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// By what the traffic is diverted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Means {
+    /// A route in a table that the kernel looks up anyway.
+    Route,
+    /// A route through a next-hop object.
+    NextHop,
+    /// A policy rule, with the table that it leads to.
+    Rule,
+}
+
+impl Means {
+    /// The word for it in JSON and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Route => "route",
+            Self::NextHop => "nexthop",
+            Self::Rule => "rule",
+        }
+    }
+}
+
+/// What becomes of the traffic.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Effect {
+    /// Somebody else receives it.
+    Intercept,
+    /// Nobody receives it.
+    Blackhole,
+}
+
+impl Effect {
+    /// The word for it in JSON and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Intercept => "intercept",
+            Self::Blackhole => "blackhole",
+        }
+    }
+}
+
+/// How much of the address space is taken, after ARTEMIS.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Extent {
+    /// An address that somebody owns.
+    Exact,
+    /// A prefix of many addresses.
+    Prefix,
+    /// An address that nobody is known to own.
+    Squat,
+}
+
+impl Extent {
+    /// The word for it in JSON and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Prefix => "prefix",
+            Self::Squat => "squat",
+        }
+    }
+}
+
+/// Who receives the traffic, or takes it away.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Attacker {
+    /// The pod, where the interface tells.
+    pub pod: Option<PodKey>,
+    /// Its uid.
+    pub uid: Option<Uid>,
+    /// Its service account.
+    pub service_account: Option<Box<str>>,
+    /// The interface that the traffic leaves by, by its present name.
+    pub interface: Option<InterfaceName>,
+    /// The next hop's address, where the traffic leaves the node.
+    pub gateway: Option<IpAddr>,
+}
+
+/// Whose the traffic is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Victim {
+    /// A pod's.
+    Pod {
+        /// Its namespace and name.
+        key: PodKey,
+        /// The node that it runs on.
+        node: NodeName,
+    },
+    /// A node's own.
+    Node(NodeName),
+    /// That of whoever the allow-list sets the address aside for.
+    Allowance {
+        /// The namespace.
+        namespace: Box<str>,
+        /// The service account.
+        service_account: Box<str>,
+    },
+    /// Everybody's with an address in the prefix.
+    Everyone(Prefix),
+    /// Nobody is known to own the address.
+    Nobody,
+}
+
+impl fmt::Display for Victim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod { key, node } => write!(f, "pod {key} on node {node}"),
+            Self::Node(node) => write!(f, "node {node}"),
+            Self::Allowance { namespace, service_account } => {
+                write!(f, "service account {namespace}/{service_account} by the allow-list")
+            }
+            Self::Everyone(prefix) => write!(f, "everyone in {prefix}"),
+            Self::Nobody => f.write_str("nobody known"),
+        }
+    }
+}
+
+/// Where a piece of evidence comes from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Witness {
+    /// Routes, rules, links and next hops.
+    Kernel,
+    /// Pods, nodes, annotations and answers.
+    Api,
+    /// The configuration.
+    Policy,
+}
+
+impl Witness {
+    /// The word for it in JSON and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Api => "api",
+            Self::Policy => "policy",
+        }
+    }
+}
+
+/// One thing that a verdict rests on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Evidence {
+    /// When it was so, or was learnt.
+    pub at: BootTime,
+    /// Who says so.
+    pub witness: Witness,
+    /// What.
+    pub text: Box<str>,
+}
+
+/// What a diversion is charged with: a verdict other than "entitled", with all that it rests on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Charge {
+    /// How sure it is.
+    pub certainty: Certainty,
+    /// How bad it is.
+    pub severity: Severity,
+    /// By what.
+    pub means: Means,
+    /// To what effect.
+    pub effect: Effect,
+    /// How far it reaches.
+    pub extent: Extent,
+    /// The table that the route stands in.
+    pub table: Option<Table>,
+    /// The rule that makes the kernel look there, where it takes one.
+    pub rule: Option<Rule>,
+    /// Who gains.
+    pub attacker: Attacker,
+    /// Who loses.
+    pub victim: Victim,
+    /// One sentence that a tired person understands.
+    pub reason: Box<str>,
+    /// What it rests on.
+    pub evidence: Vec<Evidence>,
+    /// What could not be seen when it was judged; empty where nothing was missing.
+    pub missing: Vec<Box<str>>,
+}
+
+/// Where a finding is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum State {
+    /// It is new.
+    Opened,
+    /// More is known, or it got better or worse.
+    Updated,
+    /// The diversion is over.
+    Closed,
+}
+
+impl State {
+    /// The word for it in JSON and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Updated => "updated",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// A diversion and its life.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// What it is about.
+    pub key: FindingKey,
+    /// Where it is in its life.
+    pub state: State,
+    /// The charge.
+    pub charge: Charge,
+    /// When the diversion began, by the kernel's clock.
+    pub began: BootTime,
+    /// When it was over.
+    pub ended: Option<BootTime>,
+    /// When this state was reached.
+    pub at: BootTime,
+}
+
+impl Finding {
+    /// How long the diversion lasted, once it is over.
+    pub fn duration(&self) -> Option<Duration> {
+        self.ended.map(|ended| ended.since(self.began))
+    }
+}

@@ -1,0 +1,195 @@
+//! How a charge is put into words.
+
+use std::net::IpAddr;
+
+use super::{Judge, Leg};
+use crate::facts::Identity;
+use crate::facts::links::KnownLink;
+use crate::facts::pods::LocalPod;
+use crate::finding::{
+    Attacker, Certainty, Charge, Effect, Evidence, Extent, Means, Severity, Victim, Witness,
+};
+use crate::policy::Feature;
+
+impl Judge<'_> {
+    /// A charge against a leg, with what the kernel says of it; the caller adds the rest.
+    pub(super) fn charge(
+        &self,
+        leg: Leg<'_>,
+        victim: Victim,
+        effect: Effect,
+        extent: Extent,
+    ) -> Charge {
+        let route = &leg.entry.route;
+        let means = match (leg.rule, route.nexthop_id) {
+            (Some(_), _) => Means::Rule,
+            (None, Some(_)) => Means::NextHop,
+            (None, None) => Means::Route,
+        };
+        let mut evidence = vec![Evidence {
+            at: leg.entry.since,
+            witness: Witness::Kernel,
+            text: self.route_words(leg).into(),
+        }];
+        if let Some(rule) = leg.rule {
+            evidence.push(self.evidence(Witness::Kernel, format!("rule {rule}")));
+        }
+        Charge {
+            certainty: Certainty::Hijack,
+            severity: Severity::High,
+            means,
+            effect,
+            extent,
+            table: Some(route.table),
+            rule: leg.rule.cloned(),
+            attacker: self.attacker_of_leg(leg),
+            victim,
+            reason: Box::default(),
+            evidence,
+            missing: self.facts.missing(),
+        }
+    }
+
+    pub(super) fn evidence(&self, witness: Witness, text: String) -> Evidence {
+        Evidence { at: self.now, witness, text: text.into() }
+    }
+
+    pub(super) fn attacker_of_leg(&self, leg: Leg<'_>) -> Attacker {
+        let Some(hop) = leg.hop else { return Attacker::default() };
+        let Some(link) = hop.interface.and_then(|index| self.facts.kernel.links.get(index)) else {
+            return Attacker { gateway: hop.gateway, ..Attacker::default() };
+        };
+        let identity = self.facts.identity(link);
+        let mut attacker = Attacker {
+            interface: Some(link.link.name.clone()),
+            gateway: hop.gateway.filter(|_| matches!(identity, Identity::Uplink)),
+            ..Attacker::default()
+        };
+        if let Identity::Pod(pod) = identity {
+            attacker.pod = Some(pod.pod.key.clone());
+            attacker.uid = Some(pod.pod.uid.clone());
+            attacker.service_account = Some(pod.pod.service_account.clone());
+        }
+        attacker
+    }
+
+    pub(super) fn first_address_evidence(&self, pod: &LocalPod, address: IpAddr) -> Evidence {
+        Evidence {
+            at: pod.established.unwrap_or(self.now),
+            witness: Witness::Api,
+            text: format!(
+                "{address} is the address that pod {} has had from the first",
+                pod.pod.key
+            )
+            .into(),
+        }
+    }
+
+    /// Who is behind an interface, as the subject of a sentence.
+    pub(super) fn who(&self, link: &KnownLink) -> String {
+        let name = &link.link.name;
+        let renamed = if link.link.name == link.first_name {
+            String::new()
+        } else {
+            format!(" (once {})", link.first_name)
+        };
+        match self.facts.identity(link) {
+            Identity::Pod(pod) => {
+                let account = &pod.pod.service_account;
+                format!("pod {} (service account {account})", pod.pod.key) + &renamed
+            }
+            Identity::Contested(pod) => format!(
+                "interface {name}{renamed}, made anew under the name of pod {}'s",
+                pod.pod.key
+            ),
+            _ => format!("interface {name}{renamed}, which is no pod's,"),
+        }
+    }
+
+    /// By what the address came to the pod, as the end of a sentence.
+    pub(super) fn because(&self, pod: &LocalPod, address: IpAddr) -> String {
+        if pod.pod.floating_addresses.contains(&address) {
+            let state = match &self.facts.feature {
+                Feature::Disabled { .. } => "although the floating IP feature is off",
+                Feature::Enabled { .. } => "with the floating IP feature on",
+                Feature::Unknown => "with the floating IP feature's state unknown",
+            };
+            return format!(": the pod's floatingIPs annotation claims it, {state}");
+        }
+        if pod.pod.addresses.contains(&address) {
+            return ": the pod's status was changed to say so".to_owned();
+        }
+        if pod.pod.annotated_addresses.contains(&address) {
+            return ": the pod's podIPs annotation says so".to_owned();
+        }
+        String::new()
+    }
+
+    /// Adds what the pod says of the address, and what the feature's state is where that matters.
+    pub(super) fn add_claims(&self, charge: &mut Charge, pod: &LocalPod, address: IpAddr) {
+        let key = &pod.pod.key;
+        let mut say = |text: String| charge.evidence.push(self.evidence(Witness::Api, text));
+        if pod.pod.floating_addresses.contains(&address) {
+            say(format!(
+                "pod {key} has annotation cni.projectcalico.org/floatingIPs with {address}"
+            ));
+            match &self.facts.feature {
+                Feature::Disabled { by } => say(format!("floating IPs are off: {by}")),
+                Feature::Enabled { by } => say(format!("floating IPs are on: {by}")),
+                Feature::Unknown => {}
+            }
+        }
+        if pod.pod.addresses.contains(&address) && !pod.had_first(address) {
+            say(format!("forged status: pod {key} did not have {address} at first"));
+        }
+        if pod.pod.annotated_addresses.contains(&address) {
+            say(format!("pod {key} has annotation cni.projectcalico.org/podIPs with {address}"));
+        }
+    }
+
+    /// The route in the words of `ip route`, with who wrote it.
+    fn route_words(&self, leg: Leg<'_>) -> String {
+        use std::fmt::Write as _;
+
+        let entry = leg.entry;
+        let route = &entry.route;
+        let mut text = String::from("route ");
+        // Writing to a String cannot fail.
+        if route.kind != crate::route::RouteKind::Unicast {
+            let _ = write!(text, "{} ", route.kind);
+        }
+        let _ = write!(text, "{}", route.prefix);
+        if let Some(hop) = leg.hop {
+            if let Some(gateway) = hop.gateway {
+                let _ = write!(text, " via {gateway}");
+            }
+            if let Some(link) = hop.interface.and_then(|on| self.facts.kernel.links.get(on)) {
+                let _ = write!(text, " dev {}", link.link.name);
+            }
+        }
+        if let Some(id) = route.nexthop_id {
+            let _ = write!(text, " nhid {}", id.get());
+        }
+        let _ = write!(text, " table {} proto {}", route.table, route.protocol);
+        if route.metric != 0 {
+            let _ = write!(text, " metric {}", route.metric);
+        }
+        match entry.writer {
+            Some(0) => text.push_str(", made by the kernel"),
+            Some(port) => {
+                let _ = write!(text, ", made through netlink port {port}");
+            }
+            None => text.push_str(", found standing"),
+        }
+        let displaced = entry.displaced.and_then(|on| self.facts.kernel.links.get(on));
+        if let Some(link) = displaced {
+            let _ = write!(text, ", in place of one dev {}", link.link.name);
+        }
+        text
+    }
+}
+
+/// The pod as a victim.
+pub(super) fn victim_of(pod: &LocalPod) -> Victim {
+    Victim::Pod { key: pod.pod.key.clone(), node: pod.pod.node.clone() }
+}

@@ -1,0 +1,413 @@
+//! A route that leads to a pod's interface, or to one that could be a pod's.
+
+use std::net::IpAddr;
+
+use super::ownership::Ownership;
+use super::words::victim_of;
+use super::{Doubt, Judge, Leg, Verdict};
+use crate::facts::Identity;
+use crate::facts::links::KnownLink;
+use crate::facts::pods::LocalPod;
+use crate::finding::{Certainty, Effect, Extent, Severity, Victim, Witness};
+use crate::policy::{Feature, Permission};
+use crate::time::BootTime;
+use crate::workload::PodKey;
+
+impl Judge<'_> {
+    pub(super) fn workload(
+        &mut self,
+        leg: Leg<'_>,
+        link: &KnownLink,
+        identity: Identity<'_>,
+    ) -> Verdict {
+        let Some(address) = leg.address() else {
+            return match identity {
+                Identity::Stray => Verdict::Irrelevant,
+                _ => self.wide(leg, link),
+            };
+        };
+        match identity {
+            Identity::Pod(pod) if pod.can_own() && pod.had_first(address) => {
+                self.own_address(leg, pod, address)
+            }
+            Identity::Pod(pod) if pod.established.is_some() => {
+                self.foreign_address(leg, link, pod, address)
+            }
+            Identity::Pod(pod) => self.newborn(leg, link, pod, address),
+            Identity::Contested(_) | Identity::Nobody => self.orphan(leg, link, address, identity),
+            Identity::Stray => self.stray(leg, link, address),
+            Identity::Uplink => Verdict::Irrelevant,
+        }
+    }
+
+    /// Calico gives a pod single addresses only (decision table, row 7), so any wider prefix on a
+    /// pod's interface takes what is others'.
+    fn wide(&self, leg: Leg<'_>, link: &KnownLink) -> Verdict {
+        let prefix = leg.entry.route.prefix;
+        let rule_to = self
+            .facts
+            .kernel
+            .rules_to(leg.entry.route.table)
+            .filter_map(|rule| rule.to.and_then(|to| to.host_address()))
+            .find_map(|address| self.attached_owner(address));
+        let behind = self.facts.pods.on_interface(&link.first_name).map(|pod| &pod.pod.key);
+        let hit = rule_to.or_else(|| {
+            self.attached_owner_within(prefix).filter(|pod| Some(&pod.pod.key) != behind)
+        });
+        let victim = match hit {
+            Some(pod) if rule_to.is_some() || prefix.length() >= narrow(prefix.is_ipv4()) => {
+                victim_of(pod)
+            }
+            _ => Victim::Everyone(prefix),
+        };
+        let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Prefix);
+        charge.severity = Severity::Critical;
+        charge.reason = format!(
+            "{} receives the whole prefix {prefix}: Calico routes single addresses to pods, never \
+             prefixes",
+            self.who(link)
+        )
+        .into();
+        Verdict::Charged(Box::new(charge), None)
+    }
+
+    /// The pod's own address: right, unless another pod of the node had it before and is there.
+    fn own_address(&self, leg: Leg<'_>, pod: &LocalPod, address: IpAddr) -> Verdict {
+        let earlier = |other: &&LocalPod| {
+            other.pod.key != pod.pod.key
+                && other.can_own()
+                && other.had_first(address)
+                && other.established < pod.established
+                && self.facts.is_attached(other)
+        };
+        let Some(owner) = self.facts.pods.with_address(address).find(earlier) else {
+            return Verdict::Entitled(None);
+        };
+        let until = leg.entry.since.after(self.facts.settings.settle);
+        if self.now < until {
+            return Verdict::Doubt(Doubt { until: Some(until) });
+        }
+        let victim = victim_of(owner);
+        let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
+        charge.severity = Severity::Critical;
+        charge.reason = format!(
+            "pod {} says that {address} is its own, but pod {} had it before and still runs here",
+            pod.pod.key, owner.pod.key
+        )
+        .into();
+        charge.evidence.push(self.first_address_evidence(owner, address));
+        Verdict::Charged(Box::new(charge), None)
+    }
+
+    /// A pod that has its address gets the route of another one.
+    fn foreign_address(
+        &mut self,
+        leg: Leg<'_>,
+        link: &KnownLink,
+        pod: &LocalPod,
+        address: IpAddr,
+    ) -> Verdict {
+        let floating = pod.pod.floating_addresses.contains(&address);
+        let permission = self.facts.allow.permission(address, &pod.pod);
+        let is_self = |key: &PodKey| *key == pod.pod.key;
+        let owner = self.ownership(address, leg.entry.since, &is_self);
+        match (owner, permission) {
+            (Ownership::Owned { victim, evidence, present }, _) => {
+                if !present && let Some(wait) = self.wait(leg, self.facts.settings.settle) {
+                    return wait;
+                }
+                let reason = format!(
+                    "{} receives traffic for {address}, which belongs to {victim}{}",
+                    self.who(link),
+                    self.because(pod, address)
+                );
+                let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
+                charge.severity = Severity::Critical;
+                charge.reason = reason.into();
+                charge.evidence.push(evidence);
+                self.add_claims(&mut charge, pod, address);
+                Verdict::Charged(Box::new(charge), Some(self.review()))
+            }
+            (Ownership::Pending(until), permission) => {
+                // With the feature off or another's reservation the route is wrong whoever owns
+                // the address, and the answer only adds the victim's name.
+                if floating && self.is_forbidden(permission) && self.feature_known() {
+                    return self.unapproved(leg, link, pod, address, permission, Some(until));
+                }
+                Verdict::Doubt(Doubt { until: Some(until) })
+            }
+            (Ownership::Unanswered { why, again }, permission) => {
+                if matches!(permission, Permission::Allowed(_)) && !self.feature_off() {
+                    return Verdict::Doubt(Doubt { until: Some(again) });
+                }
+                if let Some(wait) = self.wait(leg, self.facts.settings.settle) {
+                    return wait;
+                }
+                let mut verdict = self.unapproved(leg, link, pod, address, permission, Some(again));
+                if let Verdict::Charged(charge, _) = &mut verdict {
+                    charge.missing.push(format!("owner of {address}: {why}").into());
+                }
+                verdict
+            }
+            (Ownership::Unowned, Permission::Allowed(_)) if !self.feature_off() => {
+                Verdict::Entitled(Some(self.review()))
+            }
+            (Ownership::Unowned, permission) => {
+                let said = pod.pod.annotated_addresses.contains(&address)
+                    || pod.pod.addresses.contains(&address);
+                if said && !floating && matches!(permission, Permission::Unlisted) {
+                    // A new sandbox of the same pod gets a new address; nobody else has it.
+                    return Verdict::Entitled(Some(self.review()));
+                }
+                if !floating && let Some(wait) = self.wait(leg, self.facts.settings.settle) {
+                    return wait;
+                }
+                self.unapproved(leg, link, pod, address, permission, Some(self.review()))
+            }
+        }
+    }
+
+    /// Whether a floating IP is wrong whoever owns the address.
+    fn is_forbidden(&self, permission: Permission<'_>) -> bool {
+        self.feature_off() || !matches!(permission, Permission::Allowed(_))
+    }
+
+    fn feature_off(&self) -> bool {
+        matches!(self.facts.feature, Feature::Disabled { .. })
+    }
+
+    fn feature_known(&self) -> bool {
+        self.facts.feature != Feature::Unknown
+    }
+
+    /// An address that nobody is known to own, but that the pod has no right to.
+    fn unapproved(
+        &self,
+        leg: Leg<'_>,
+        link: &KnownLink,
+        pod: &LocalPod,
+        address: IpAddr,
+        permission: Permission<'_>,
+        review: Option<BootTime>,
+    ) -> Verdict {
+        let (victim, extent, severity) = match permission {
+            Permission::Reserved(entry) => (
+                Victim::Allowance {
+                    namespace: entry.namespace.clone(),
+                    service_account: entry.service_account.clone(),
+                },
+                Extent::Exact,
+                Severity::High,
+            ),
+            _ => (Victim::Nobody, Extent::Squat, Severity::Medium),
+        };
+        let whose = match permission {
+            Permission::Reserved(entry) => format!(
+                "which the allow-list sets aside for service account {}/{}",
+                entry.namespace, entry.service_account
+            ),
+            _ => "which no pod or node is known to own".to_owned(),
+        };
+        let mut charge = self.charge(leg, victim, Effect::Intercept, extent);
+        charge.severity = severity;
+        charge.reason = format!(
+            "{} receives traffic for {address}, {whose}{}",
+            self.who(link),
+            self.because(pod, address)
+        )
+        .into();
+        if let Permission::Reserved(entry) = permission {
+            let text = format!(
+                "allow-list: {} is for service account {}/{}",
+                entry.cidr, entry.namespace, entry.service_account
+            );
+            charge.evidence.push(self.evidence(Witness::Policy, text));
+        }
+        self.add_claims(&mut charge, pod, address);
+        Verdict::Charged(Box::new(charge), review)
+    }
+
+    /// A pod that has no address yet: the route comes first, the API later.
+    fn newborn(
+        &mut self,
+        leg: Leg<'_>,
+        link: &KnownLink,
+        pod: &LocalPod,
+        address: IpAddr,
+    ) -> Verdict {
+        let is_self = |key: &PodKey| *key == pod.pod.key;
+        let owner = self.ownership(address, leg.entry.since, &is_self);
+        match owner {
+            Ownership::Owned { victim, evidence, present } => {
+                let here = present && self.attached_owner(address).is_some();
+                if !here && let Some(wait) = self.wait(leg, self.facts.settings.settle) {
+                    return wait;
+                }
+                let reason = format!(
+                    "{} receives traffic for {address}, which belongs to {victim}{}",
+                    self.who(link),
+                    self.because(pod, address)
+                );
+                let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
+                charge.severity = Severity::Critical;
+                charge.reason = reason.into();
+                charge.evidence.push(evidence);
+                self.add_claims(&mut charge, pod, address);
+                Verdict::Charged(Box::new(charge), Some(self.review()))
+            }
+            Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
+            // The pod is real, the interface is its own and nobody else has the address.
+            Ownership::Unowned => Verdict::Entitled(Some(self.review())),
+            Ownership::Unanswered { again, .. } => Verdict::Doubt(Doubt { until: Some(again) }),
+        }
+    }
+
+    /// An interface named like a pod's, with no pod to it or made anew under a running pod.
+    fn orphan(
+        &mut self,
+        leg: Leg<'_>,
+        link: &KnownLink,
+        address: IpAddr,
+        identity: Identity<'_>,
+    ) -> Verdict {
+        if !self.facts.synced.pods {
+            return self.unsynced(leg, link, address);
+        }
+        let contested = match identity {
+            Identity::Contested(pod) => Some(pod),
+            _ => None,
+        };
+        let prefixes = &self.facts.settings.interface_prefixes;
+        let is_self = |key: &PodKey| {
+            prefixes.iter().any(|prefix| key.interface(prefix).as_ref() == Some(&link.first_name))
+        };
+        let owner = match contested {
+            // Made anew under the pod's name: the pod's address is the pod's all the more.
+            Some(pod) if pod.had_first(address) => {
+                if let Some(wait) = self.wait(leg, self.facts.settings.newborn) {
+                    return wait;
+                }
+                return self.remade(leg, link, pod, address);
+            }
+            _ => self.ownership(address, leg.entry.since, &is_self),
+        };
+        match owner {
+            Ownership::Owned { victim, evidence, .. } => {
+                let here = self.attached_owner(address).is_some();
+                if !here && let Some(wait) = self.wait(leg, self.facts.settings.settle) {
+                    return wait;
+                }
+                let reason = format!(
+                    "{} receives traffic for {address}, which belongs to {victim}",
+                    self.who(link)
+                );
+                let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
+                charge.severity = Severity::Critical;
+                charge.reason = reason.into();
+                charge.evidence.push(evidence);
+                Verdict::Charged(Box::new(charge), Some(self.review()))
+            }
+            Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
+            _ if self.facts.blind.contains_key(&crate::observation::Sense::Pods) => {
+                // A pod that we cannot see may well be there.
+                Verdict::Doubt(Doubt { until: None })
+            }
+            Ownership::Unowned | Ownership::Unanswered { .. } => {
+                if let Some(wait) = self.wait(leg, self.facts.settings.newborn) {
+                    return wait;
+                }
+                let mut charge = self.charge(leg, Victim::Nobody, Effect::Intercept, Extent::Squat);
+                charge.certainty = Certainty::Unproven;
+                charge.severity = Severity::Low;
+                charge.reason = format!(
+                    "{address} is routed to interface {}, which is named like a pod's, but no pod \
+                     of this node has that interface",
+                    link.link.name
+                )
+                .into();
+                Verdict::Charged(Box::new(charge), Some(self.review()))
+            }
+        }
+    }
+
+    /// The interface of a running pod was replaced by another of the same name.
+    fn remade(&self, leg: Leg<'_>, link: &KnownLink, pod: &LocalPod, address: IpAddr) -> Verdict {
+        let victim = victim_of(pod);
+        let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
+        charge.certainty = Certainty::Unproven;
+        charge.severity = Severity::High;
+        charge.reason = format!(
+            "interface {} of pod {} was made anew while the pod ran on, and {address} now leads \
+             there",
+            link.link.name, pod.pod.key
+        )
+        .into();
+        Verdict::Charged(Box::new(charge), None)
+    }
+
+    /// Before the pods of this node were ever listed, only the kernel can testify: a route that
+    /// took the place of one to another pod's interface that still stands.
+    fn unsynced(&self, leg: Leg<'_>, link: &KnownLink, address: IpAddr) -> Verdict {
+        let started = self.facts.started.unwrap_or(self.now);
+        let until = started
+            .after(self.facts.settings.sync)
+            .max(leg.entry.since.after(self.facts.settings.settle));
+        let displaced = leg
+            .entry
+            .displaced
+            .and_then(|index| self.facts.kernel.links.standing(index))
+            .filter(|other| other.first_name != link.first_name && other.link.up)
+            .filter(|other| self.facts.settings.is_workload_name(&other.first_name));
+        let Some(other) = displaced else { return Verdict::Doubt(Doubt { until: None }) };
+        if self.now < until {
+            return Verdict::Doubt(Doubt { until: Some(until) });
+        }
+        let mut charge = self.charge(leg, Victim::Nobody, Effect::Intercept, Extent::Exact);
+        charge.severity = Severity::High;
+        charge.reason = format!(
+            "the route of {address} was moved from interface {}, which still stands, to {}; the \
+             pods behind them are not known",
+            other.link.name, link.link.name
+        )
+        .into();
+        charge.missing.push("pods: never listed yet".into());
+        Verdict::Charged(Box::new(charge), None)
+    }
+
+    /// An interface that a container may be behind, but not one of Calico's: wrong if it takes a
+    /// pod's address.
+    fn stray(&mut self, leg: Leg<'_>, link: &KnownLink, address: IpAddr) -> Verdict {
+        match self.ownership(address, leg.entry.since, &|_| false) {
+            Ownership::Owned { victim: Victim::Node(_), .. }
+            | Ownership::Unowned
+            | Ownership::Unanswered { .. } => Verdict::Irrelevant,
+            Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
+            Ownership::Owned { victim, evidence, .. } => {
+                let here = self.attached_owner(address).is_some();
+                if !here && let Some(wait) = self.wait(leg, self.facts.settings.settle) {
+                    return wait;
+                }
+                let reason = format!(
+                    "{} receives traffic for {address}, which belongs to {victim}",
+                    self.who(link)
+                );
+                let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
+                charge.severity = Severity::Critical;
+                charge.reason = reason.into();
+                charge.evidence.push(evidence);
+                Verdict::Charged(Box::new(charge), Some(self.review()))
+            }
+        }
+    }
+
+    /// A doubt until the route has stood for `patience`; `None` once it has.
+    fn wait(&self, leg: Leg<'_>, patience: std::time::Duration) -> Option<Verdict> {
+        let until = leg.entry.since.after(patience);
+        (self.now < until).then_some(Verdict::Doubt(Doubt { until: Some(until) }))
+    }
+}
+
+/// Prefixes of this length and longer are named by the pod that they hit, wider ones by themselves.
+fn narrow(ipv4: bool) -> u8 {
+    if ipv4 { 30 } else { 126 }
+}

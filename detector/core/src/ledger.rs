@@ -1,0 +1,303 @@
+//! The ledger: what became of each diversion.
+//!
+//! One diversion is one finding: opened once, updated when more is known, closed when it is over.
+//! A diversion that is over before it could be judged stays here until it is, so that an attack of
+//! a few milliseconds is found all the same.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::facts::fib::Entry;
+use crate::finding::{Charge, Finding, FindingKey, State, Subject, Target};
+use crate::judge::{Doubt, Verdict};
+use crate::time::BootTime;
+
+/// Pieces of evidence that one finding keeps.
+const EVIDENCE_CAP: usize = 32;
+
+/// Routes of one prefix that are remembered for judgement after they are gone.
+const GONE_CAP: usize = 64;
+
+/// All diversions under judgement, and all findings that stand.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    cases: HashMap<Subject, Cases>,
+    waiting: usize,
+    standing: usize,
+    /// Diversions that were not waited for, since too many were.
+    pub(crate) overflowed: u64,
+}
+
+#[derive(Debug, Default)]
+struct Cases {
+    targets: BTreeMap<Target, Case>,
+    gone: Vec<Entry>,
+    /// When the last of the gone routes went.
+    ended: BootTime,
+}
+
+#[derive(Debug)]
+struct Case {
+    began: BootTime,
+    status: Status,
+    /// When it is to be looked at again.
+    next: Option<BootTime>,
+}
+
+#[derive(Debug)]
+enum Status {
+    Waiting,
+    Entitled,
+    Standing(Box<Finding>),
+}
+
+/// Verdicts on one subject, for routes that stand and for those that are gone.
+pub(crate) struct Verdicts {
+    pub(crate) live: BTreeMap<Target, (Verdict, BootTime)>,
+    pub(crate) gone: BTreeMap<Target, (Verdict, BootTime)>,
+}
+
+impl Ledger {
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    pub(crate) fn standing_count(&self) -> usize {
+        self.standing
+    }
+
+    /// Every finding that stands, in the order of its key.
+    pub(crate) fn standing(&self) -> Vec<&Finding> {
+        let mut findings: Vec<&Finding> = self
+            .cases
+            .values()
+            .flat_map(|cases| cases.targets.values())
+            .filter_map(|case| match &case.status {
+                Status::Standing(finding) => Some(&**finding),
+                _ => None,
+            })
+            .collect();
+        findings.sort_by(|a, b| a.key.cmp(&b.key));
+        findings
+    }
+
+    pub(crate) fn subjects(&self) -> impl Iterator<Item = &Subject> {
+        self.cases.keys()
+    }
+
+    pub(crate) fn gone(&self, subject: &Subject) -> &[Entry] {
+        self.cases.get(subject).map_or(&[], |cases| &cases.gone)
+    }
+
+    pub(crate) fn knows(&self, subject: &Subject) -> bool {
+        self.cases.contains_key(subject)
+    }
+
+    /// Remembers a route that went before it was judged.
+    pub(crate) fn remember(
+        &mut self,
+        at: BootTime,
+        subject: &Subject,
+        targets: &[Target],
+        entry: Entry,
+    ) {
+        let Some(cases) = self.cases.get_mut(subject) else { return };
+        let waits = |target: &Target| {
+            cases.targets.get(target).is_some_and(|case| matches!(case.status, Status::Waiting))
+        };
+        if cases.gone.len() < GONE_CAP && targets.iter().any(waits) {
+            cases.gone.push(entry);
+            cases.ended = at;
+        }
+    }
+
+    /// Takes the verdicts on a subject; gives what has to be told, and when to look again.
+    pub(crate) fn settle(
+        &mut self,
+        now: BootTime,
+        at: BootTime,
+        cap: usize,
+        subject: &Subject,
+        verdicts: Verdicts,
+        told: &mut Vec<Finding>,
+    ) -> Option<BootTime> {
+        if verdicts.live.is_empty() && !self.cases.contains_key(subject) {
+            return None;
+        }
+        let Verdicts { live, gone } = verdicts;
+        let mut cases = self.cases.remove(subject).unwrap_or_default();
+        let (mut old_waiting, mut old_standing) = (0, 0);
+        cases.count(&mut old_waiting, &mut old_standing);
+        self.waiting -= old_waiting;
+        self.standing -= old_standing;
+
+        let absent: Vec<Target> =
+            cases.targets.keys().filter(|target| !live.contains_key(target)).cloned().collect();
+        for target in absent {
+            let ended = cases.ended;
+            cases.over(now, at, ended, subject, &target, gone.get(&target), told);
+        }
+        for (target, (verdict, began)) in live {
+            let full = self.waiting >= cap;
+            if !cases.judged(now, subject, target, verdict, began, full, told) {
+                self.overflowed += 1;
+            }
+        }
+        cases.gone.retain(|_| {
+            gone.keys().any(|target| {
+                cases.targets.get(target).is_some_and(|case| matches!(case.status, Status::Waiting))
+            })
+        });
+
+        let next = cases.targets.values().filter_map(|case| case.next).min();
+        if !cases.targets.is_empty() {
+            cases.count(&mut self.waiting, &mut self.standing);
+            self.cases.insert(subject.clone(), cases);
+        }
+        next
+    }
+}
+
+impl Cases {
+    fn count(&self, waiting: &mut usize, standing: &mut usize) {
+        for case in self.targets.values() {
+            match case.status {
+                Status::Waiting => *waiting += 1,
+                Status::Standing(_) => *standing += 1,
+                Status::Entitled => {}
+            }
+        }
+    }
+
+    /// Nothing leads to the target any more.
+    #[expect(clippy::too_many_arguments, reason = "one call, and each argument is of its own kind")]
+    fn over(
+        &mut self,
+        now: BootTime,
+        at: BootTime,
+        ended: BootTime,
+        subject: &Subject,
+        target: &Target,
+        gone: Option<&(Verdict, BootTime)>,
+        told: &mut Vec<Finding>,
+    ) {
+        let Some(case) = self.targets.get_mut(target) else { return };
+        match &mut case.status {
+            Status::Standing(finding) => {
+                finding.state = State::Closed;
+                finding.ended = Some(at);
+                finding.at = now;
+                told.push((**finding).clone());
+            }
+            Status::Waiting => match gone {
+                Some((Verdict::Doubt(Doubt { until: until @ Some(_) }), _)) => {
+                    case.next = *until;
+                    return;
+                }
+                Some((Verdict::Charged(charge, _), began)) => {
+                    let began = case.began.min(*began);
+                    let key = FindingKey { subject: subject.clone(), target: target.clone() };
+                    let mut finding = open(now, key, (**charge).clone(), began);
+                    told.push(finding.clone());
+                    finding.state = State::Closed;
+                    finding.ended = Some(ended);
+                    told.push(finding);
+                }
+                _ => {}
+            },
+            Status::Entitled => {}
+        }
+        self.targets.remove(target);
+    }
+
+    /// A route leads to the target. False where it should have waited but too many do.
+    #[expect(clippy::too_many_arguments, reason = "one call, and each argument is of its own kind")]
+    fn judged(
+        &mut self,
+        now: BootTime,
+        subject: &Subject,
+        target: Target,
+        verdict: Verdict,
+        began: BootTime,
+        full: bool,
+        told: &mut Vec<Finding>,
+    ) -> bool {
+        let case = self.targets.remove(&target);
+        let began = case.as_ref().map_or(began, |case| case.began.min(began));
+        let standing = case.and_then(|case| match case.status {
+            Status::Standing(finding) => Some(finding),
+            _ => None,
+        });
+        let (status, next) = match (verdict, standing) {
+            (Verdict::Charged(charge, review), Some(mut finding)) => {
+                if update(now, &mut finding, *charge) {
+                    told.push((*finding).clone());
+                }
+                (Status::Standing(finding), review)
+            }
+            (Verdict::Charged(charge, review), None) => {
+                let key = FindingKey { subject: subject.clone(), target: target.clone() };
+                let finding = open(now, key, *charge, began);
+                told.push(finding.clone());
+                (Status::Standing(Box::new(finding)), review)
+            }
+            // Doubt does not take back what was said: only a verdict does.
+            (Verdict::Doubt(doubt), Some(finding)) => (Status::Standing(finding), doubt.until),
+            (Verdict::Doubt(_), None) if full => return false,
+            (Verdict::Doubt(doubt), None) => (Status::Waiting, doubt.until),
+            (Verdict::Entitled(review), standing) => {
+                close(now, standing, told);
+                if review.is_none() {
+                    return true;
+                }
+                (Status::Entitled, review)
+            }
+            (Verdict::Irrelevant, standing) => {
+                close(now, standing, told);
+                return true;
+            }
+        };
+        self.targets.insert(target, Case { began, status, next });
+        true
+    }
+}
+
+fn open(now: BootTime, key: FindingKey, charge: Charge, began: BootTime) -> Finding {
+    Finding { key, state: State::Opened, charge, began, ended: None, at: now }
+}
+
+fn close(now: BootTime, standing: Option<Box<Finding>>, told: &mut Vec<Finding>) {
+    if let Some(mut finding) = standing {
+        finding.state = State::Closed;
+        finding.ended = Some(now);
+        finding.at = now;
+        told.push(*finding);
+    }
+}
+
+/// Takes a new charge into a standing finding; true where somebody would want to know.
+fn update(now: BootTime, finding: &mut Finding, mut charge: Charge) -> bool {
+    let old = &finding.charge;
+    let known = |new: &crate::finding::Evidence| {
+        old.evidence.iter().any(|e| e.witness == new.witness && e.text == new.text)
+    };
+    let more: Vec<_> = charge.evidence.iter().filter(|e| !known(e)).cloned().collect();
+    let same = more.is_empty()
+        && old.certainty == charge.certainty
+        && old.severity == charge.severity
+        && old.means == charge.means
+        && old.effect == charge.effect
+        && old.extent == charge.extent
+        && old.attacker == charge.attacker
+        && old.victim == charge.victim
+        && old.missing.is_empty() == charge.missing.is_empty();
+    if same {
+        return false;
+    }
+    charge.evidence.clone_from(&old.evidence);
+    charge.evidence.extend(more);
+    charge.evidence.truncate(EVIDENCE_CAP);
+    finding.charge = charge;
+    finding.state = State::Updated;
+    finding.at = now;
+    true
+}
