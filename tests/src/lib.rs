@@ -1,1 +1,3 @@
-//! Scenarios.
+//! What proves the detector: scenarios, and the world that they need.
+
+pub mod scenario;

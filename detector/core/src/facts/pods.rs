@@ -25,7 +25,7 @@ pub(crate) struct LocalPod {
 /// All pods of this node.
 #[derive(Debug, Default)]
 pub(crate) struct Pods {
-    by_key: HashMap<PodKey, LocalPod>,
+    known: HashMap<PodKey, LocalPod>,
     by_interface: HashMap<InterfaceName, PodKey>,
     by_address: HashMap<IpAddr, SmallVec<[PodKey; 1]>>,
 }
@@ -51,20 +51,20 @@ impl LocalPod {
 
 impl Pods {
     pub(crate) fn len(&self) -> usize {
-        self.by_key.len()
+        self.known.len()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &LocalPod> {
-        self.by_key.values()
+        self.known.values()
     }
 
     pub(crate) fn on_interface(&self, name: &InterfaceName) -> Option<&LocalPod> {
-        self.by_interface.get(name).and_then(|key| self.by_key.get(key))
+        self.by_interface.get(name).and_then(|key| self.known.get(key))
     }
 
     /// The pods that say in any way that the address is theirs, in the order of their names.
     pub(crate) fn with_address(&self, address: IpAddr) -> impl Iterator<Item = &LocalPod> {
-        self.by_address.get(&address).into_iter().flatten().filter_map(|key| self.by_key.get(key))
+        self.by_address.get(&address).into_iter().flatten().filter_map(|key| self.known.get(key))
     }
 
     /// Takes a pod's present state.
@@ -97,7 +97,7 @@ impl Pods {
     /// Forgets a pod, unless another of its name has taken its place.
     pub(crate) fn delete(&mut self, key: &PodKey, uid: &Uid) -> Touched {
         let mut touched = Touched::default();
-        if self.by_key.get(key).is_some_and(|local| local.pod.uid == *uid) {
+        if self.known.get(key).is_some_and(|local| local.pod.uid == *uid) {
             self.take(key, &mut touched);
         }
         touched
@@ -108,7 +108,7 @@ impl Pods {
         let mut touched = Touched::default();
         let listed: HashSet<&PodKey> = pods.iter().map(|pod| &pod.key).collect();
         let gone: Vec<PodKey> =
-            self.by_key.keys().filter(|key| !listed.contains(key)).cloned().collect();
+            self.known.keys().filter(|key| !listed.contains(key)).cloned().collect();
         for key in gone {
             self.take(&key, &mut touched);
         }
@@ -135,11 +135,11 @@ impl Pods {
             }
             touched.addresses.push(address);
         }
-        self.by_key.insert(key, local);
+        self.known.insert(key, local);
     }
 
     fn take(&mut self, key: &PodKey, touched: &mut Touched) -> Option<LocalPod> {
-        let local = self.by_key.remove(key)?;
+        let local = self.known.remove(key)?;
         for name in &local.interfaces {
             if self.by_interface.get(name) == Some(key) {
                 self.by_interface.remove(name);

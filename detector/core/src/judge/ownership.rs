@@ -74,10 +74,10 @@ impl<'a> Judge<'a> {
         }
         let patience = self.facts.settings.answer;
         match self.facts.answers.read(address, since, self.now, patience) {
-            Reading::Good(known, again) => self.answered(address, known, again, is_self),
+            Reading::Good(known, again) => self.answered(address, known, again, since, is_self),
             Reading::Stale(known) => {
                 self.asks.push(address);
-                self.answered(address, known, self.now.after(patience), is_self)
+                self.answered(address, known, self.now.after(patience), since, is_self)
             }
             Reading::Asked(until) => Ownership::Pending(until),
             Reading::Unasked(from) if from <= self.now => {
@@ -94,10 +94,11 @@ impl<'a> Judge<'a> {
     }
 
     fn answered(
-        &self,
+        &mut self,
         address: IpAddr,
         known: &Known,
         again: BootTime,
+        since: BootTime,
         is_self: &dyn Fn(&PodKey) -> bool,
     ) -> Ownership {
         let claimants = match &known.claimants {
@@ -106,6 +107,17 @@ impl<'a> Judge<'a> {
         };
         let mut others = claimants.iter().filter(|claimant| !is_self(&claimant.key));
         let Some(owner) = others.next() else { return Ownership::Unowned };
+        let present = self.is_present(owner);
+        // Of an owner that is on its way out, or whose interface is gone, the API server may just
+        // not have heard yet: it has to say so again when the news had time to arrive.
+        let confirm = since.after(self.facts.settings.settle);
+        if !present && known.asked < confirm {
+            if self.now < confirm {
+                return Ownership::Pending(confirm);
+            }
+            self.asks.push(address);
+            return Ownership::Pending(self.now.after(self.facts.settings.answer));
+        }
         let text = format!(
             "asked, the API server names pod {} on node {} for {address}",
             owner.key, owner.node
@@ -116,7 +128,7 @@ impl<'a> Judge<'a> {
             } else {
                 Victim::Pod { key: owner.key.clone(), node: owner.node.clone() }
             },
-            present: self.is_present(owner),
+            present,
             evidence: Evidence { at: known.asked, witness: Witness::Api, text: text.into() },
         }
     }

@@ -1,0 +1,170 @@
+//! What was found, in one form for every rung, and how it compares with what was expected.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Result;
+use detector_core::finding::{Attacker, Finding, State, Victim};
+
+use super::words::Words;
+
+/// A finding as a rung saw it: its last state, and all states that it went through.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// The key.
+    pub key: String,
+    /// The states in order.
+    pub states: Vec<&'static str>,
+    /// The verdict.
+    pub verdict: String,
+    /// The severity.
+    pub severity: String,
+    /// The means.
+    pub means: String,
+    /// The effect.
+    pub effect: String,
+    /// The extent.
+    pub extent: String,
+    /// The attacker in words.
+    pub attacker: String,
+    /// The victim in words.
+    pub victim: String,
+    /// The reason.
+    pub reason: String,
+    /// The evidence.
+    pub evidence: Vec<String>,
+    /// Whether something could not be seen.
+    pub partial: bool,
+    /// From the kernel's change to the first word about it.
+    pub latency: Duration,
+}
+
+/// All findings of a run by key.
+pub type AllSeen = BTreeMap<String, Seen>;
+
+/// Adds one word about a finding.
+pub fn add(all: &mut AllSeen, state: &'static str, mut seen: Seen) {
+    if let Some(before) = all.get(&seen.key) {
+        seen.latency = before.latency;
+        seen.states = before.states.clone();
+    }
+    seen.states.push(state);
+    all.insert(seen.key.clone(), seen);
+}
+
+/// A finding of the engine in the common form.
+pub fn seen(finding: &Finding) -> (&'static str, Seen) {
+    let charge = &finding.charge;
+    let state = match finding.state {
+        State::Opened => "opened",
+        State::Updated => "updated",
+        State::Closed => "closed",
+    };
+    let seen = Seen {
+        key: finding.key.to_string(),
+        states: Vec::new(),
+        verdict: charge.certainty.as_str().to_owned(),
+        severity: charge.severity.as_str().to_owned(),
+        means: charge.means.as_str().to_owned(),
+        effect: charge.effect.as_str().to_owned(),
+        extent: charge.extent.as_str().to_owned(),
+        attacker: attacker_words(&charge.attacker),
+        victim: victim_words(&charge.victim),
+        reason: charge.reason.to_string(),
+        evidence: charge.evidence.iter().map(|evidence| evidence.text.to_string()).collect(),
+        partial: !charge.missing.is_empty(),
+        latency: finding.at.since(finding.began),
+    };
+    (state, seen)
+}
+
+fn attacker_words(attacker: &Attacker) -> String {
+    match (&attacker.pod, &attacker.interface, attacker.gateway) {
+        (Some(pod), ..) => format!("pod {pod}"),
+        (None, _, Some(gateway)) => format!("gateway {gateway}"),
+        (None, Some(interface), None) => format!("interface {interface}"),
+        (None, None, None) => "none".to_owned(),
+    }
+}
+
+fn victim_words(victim: &Victim) -> String {
+    match victim {
+        Victim::Pod { key, .. } => format!("pod {key}"),
+        Victim::Node(node) => format!("node {node}"),
+        Victim::Allowance { namespace, service_account } => {
+            format!("service account {namespace}/{service_account}")
+        }
+        Victim::Everyone(prefix) => format!("everyone in {prefix}"),
+        Victim::Nobody => "nobody".to_owned(),
+    }
+}
+
+/// What is wrong with what was found; empty where all is as expected.
+pub fn differences(words: Words<'_>, all: &AllSeen) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    let mut expected_keys = Vec::new();
+    for expected in &words.scenario.expect {
+        let key = words.expand(&expected.key)?;
+        expected_keys.push(key.clone());
+        let Some(seen) = all.get(&key) else {
+            wrong.push(format!("missed: {key}"));
+            continue;
+        };
+        let mut check = |what: &str, expected: Option<&str>, seen: &str| {
+            if let Some(expected) = expected.filter(|expected| *expected != seen) {
+                wrong.push(format!("{key}: {what} is {seen}, not {expected}"));
+            }
+        };
+        check("the verdict", Some(&expected.verdict), &seen.verdict);
+        check("the severity", expected.severity.as_deref(), &seen.severity);
+        check("the means", expected.means.as_deref(), &seen.means);
+        check("the effect", expected.effect.as_deref(), &seen.effect);
+        check("the extent", expected.extent.as_deref(), &seen.extent);
+        check("the attacker", Some(&words.expand(&expected.attacker)?), &seen.attacker);
+        check("the victim", Some(&words.expand(&expected.victim)?), &seen.victim);
+        let last = if expected.closed { "closed" } else { "open" };
+        let is = if seen.states.last() == Some(&"closed") { "closed" } else { "open" };
+        check("the finding in the end", Some(last), is);
+        if seen.partial {
+            wrong.push(format!("{key}: it is marked partial"));
+        }
+        let opened = seen.states.iter().filter(|state| **state == "opened").count();
+        if opened != 1 {
+            wrong.push(format!("{key}: opened {opened} times"));
+        }
+        for text in &expected.evidence {
+            let text = words.expand(text)?;
+            if !seen.evidence.iter().any(|evidence| evidence.contains(&text)) {
+                wrong.push(format!("{key}: no evidence says {text:?}: {:?}", seen.evidence));
+            }
+        }
+        if seen.latency > expected.within {
+            wrong.push(format!(
+                "{key}: opened {:?} after the kernel's change, not within {:?}",
+                seen.latency, expected.within
+            ));
+        }
+    }
+    for seen in all.values().filter(|seen| !expected_keys.contains(&seen.key)) {
+        wrong.push(format!("not expected: {seen}"));
+    }
+    Ok(wrong)
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} [{}] {} {}: {} -> {} after {:?}: {}",
+            self.key,
+            self.states.join(", "),
+            self.verdict,
+            self.severity,
+            self.attacker,
+            self.victim,
+            self.latency,
+            self.reason
+        )
+    }
+}
