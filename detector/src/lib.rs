@@ -1,1 +1,6 @@
 //! The agent.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+mod text;

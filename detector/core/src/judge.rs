@@ -246,7 +246,7 @@ impl<'a> Judge<'a> {
                 }
             }
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
-            Ownership::Unowned | Ownership::Unanswered { .. } => Verdict::Irrelevant,
+            Ownership::Unowned { .. } | Ownership::Unanswered { .. } => Verdict::Irrelevant,
         }
     }
 

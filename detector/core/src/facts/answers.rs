@@ -99,6 +99,11 @@ impl Answers {
         }
     }
 
+    /// When the question was sent whose answer is known.
+    pub(crate) fn asked(&self, address: IpAddr) -> Option<BootTime> {
+        self.known.get(&address).map(|known| known.asked)
+    }
+
     /// Notes that a question was sent; false where one is under way.
     pub(crate) fn ask(&mut self, address: IpAddr, now: BootTime) -> bool {
         let new = !self.in_flight.contains_key(&address);

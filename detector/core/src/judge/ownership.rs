@@ -20,8 +20,11 @@ pub(super) enum Ownership {
         present: bool,
         evidence: Evidence,
     },
-    /// It is nobody's, as far as the whole cluster tells.
-    Unowned,
+    /// It is nobody else's, as far as the whole cluster tells.
+    Unowned {
+        /// Whether the pod in question itself is said to have it.
+        claimed: bool,
+    },
     /// Being asked; decided at the given time at the latest.
     Pending(BootTime),
     /// Nobody could say.
@@ -106,7 +109,9 @@ impl<'a> Judge<'a> {
             Err(why) => return Ownership::Unanswered { why: why.clone(), again },
         };
         let mut others = claimants.iter().filter(|claimant| !is_self(&claimant.key));
-        let Some(owner) = others.next() else { return Ownership::Unowned };
+        let Some(owner) = others.next() else {
+            return Ownership::Unowned { claimed: !claimants.is_empty() };
+        };
         let present = self.is_present(owner);
         // Of an owner that is on its way out, or whose interface is gone, the API server may just
         // not have heard yet: it has to say so again when the news had time to arrive.

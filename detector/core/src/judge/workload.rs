@@ -149,17 +149,22 @@ impl Judge<'_> {
                 }
                 verdict
             }
-            (Ownership::Unowned, Permission::Allowed(_)) if !self.feature_off() => {
+            (Ownership::Unowned { .. }, Permission::Allowed(_)) if !self.feature_off() => {
                 Verdict::Entitled(Some(self.review()))
             }
-            (Ownership::Unowned, permission) => {
-                let said = pod.pod.annotated_addresses.contains(&address)
+            (Ownership::Unowned { claimed }, permission) => {
+                let said = claimed
+                    || pod.pod.annotated_addresses.contains(&address)
                     || pod.pod.addresses.contains(&address);
                 if said && !floating && matches!(permission, Permission::Unlisted) {
                     // A new sandbox of the same pod gets a new address; nobody else has it.
                     return Verdict::Entitled(Some(self.review()));
                 }
-                if !floating && let Some(wait) = self.wait(leg, self.facts.settings.settle) {
+                // On a fresh interface it may be the pod's next self, of which we have yet to hear.
+                let fresh = pod.established.is_some_and(|established| link.since > established);
+                let timing = &self.facts.settings;
+                let patience = if fresh { timing.newborn } else { timing.settle };
+                if !floating && let Some(wait) = self.confirm(leg, address, patience) {
                     return wait;
                 }
                 self.unapproved(leg, link, pod, address, permission, Some(self.review()))
@@ -257,7 +262,7 @@ impl Judge<'_> {
             }
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
             // The pod is real, the interface is its own and nobody else has the address.
-            Ownership::Unowned => Verdict::Entitled(Some(self.review())),
+            Ownership::Unowned { .. } => Verdict::Entitled(Some(self.review())),
             Ownership::Unanswered { again, .. } => Verdict::Doubt(Doubt { until: Some(again) }),
         }
     }
@@ -308,12 +313,13 @@ impl Judge<'_> {
                 Verdict::Charged(Box::new(charge), Some(self.review()))
             }
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
+            Ownership::Unowned { claimed: true } => Verdict::Entitled(Some(self.review())),
             _ if self.facts.blind.contains_key(&crate::observation::Sense::Pods) => {
                 // A pod that we cannot see may well be there.
                 Verdict::Doubt(Doubt { until: None })
             }
-            Ownership::Unowned | Ownership::Unanswered { .. } => {
-                if let Some(wait) = self.wait(leg, self.facts.settings.newborn) {
+            Ownership::Unowned { .. } | Ownership::Unanswered { .. } => {
+                if let Some(wait) = self.confirm(leg, address, self.facts.settings.newborn) {
                     return wait;
                 }
                 let mut charge = self.charge(leg, Victim::Nobody, Effect::Intercept, Extent::Squat);
@@ -379,7 +385,7 @@ impl Judge<'_> {
     fn stray(&mut self, leg: Leg<'_>, link: &KnownLink, address: IpAddr) -> Verdict {
         match self.ownership(address, leg.entry.since, &|_| false) {
             Ownership::Owned { victim: Victim::Node(_), .. }
-            | Ownership::Unowned
+            | Ownership::Unowned { .. }
             | Ownership::Unanswered { .. } => Verdict::Irrelevant,
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
             Ownership::Owned { victim, evidence, .. } => {
@@ -398,6 +404,25 @@ impl Judge<'_> {
                 Verdict::Charged(Box::new(charge), Some(self.review()))
             }
         }
+    }
+
+    /// A doubt until the route has stood for `patience` and the API server was asked again after
+    /// that; `None` once it was.
+    fn confirm(
+        &mut self,
+        leg: Leg<'_>,
+        address: IpAddr,
+        patience: std::time::Duration,
+    ) -> Option<Verdict> {
+        if let Some(wait) = self.wait(leg, patience) {
+            return Some(wait);
+        }
+        let asked = self.facts.answers.asked(address);
+        if asked.is_some_and(|asked| asked >= leg.entry.since.after(patience)) {
+            return None;
+        }
+        self.asks.push(address);
+        Some(Verdict::Doubt(Doubt { until: Some(self.now.after(self.facts.settings.answer)) }))
     }
 
     /// A doubt until the route has stood for `patience`; `None` once it has.
