@@ -1,0 +1,183 @@
+//! The command line: what can be typed.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, ConfigError, Output, RouteSource};
+
+const EXAMPLES: &str = "\
+Examples:
+  NODE_NAME=worker-1 detector run                     in a pod of a DaemonSet
+  detector run --node-name worker-1 --kubeconfig ~/.kube/config -o text
+  detector run --node-name worker-1 --no-api          routes only, no cluster
+  detector config check /etc/detector/config.yaml     before it is rolled out
+  detector config show --config config.yaml           what all of it amounts to";
+
+/// Detects hijacked pod routes on a Calico node (CVE-2022-28224 and its relatives).
+#[derive(Parser, Debug)]
+#[command(name = "detector", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Watch this node until told to stop, and write findings to standard output.
+    Run(RunArgs),
+    /// Check or show the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// What to do with the configuration.
+#[derive(Subcommand, Debug)]
+pub enum ConfigCommand {
+    /// Check a configuration file: one line, and exit code 2 where something is wrong.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Write the effective configuration as YAML: flags, environment, file and defaults together.
+    Show(RunArgs),
+}
+
+/// What can be said of a run on the command line. A flag wins over its variable, both over the file.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RunArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", env = "DETECTOR_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The node that this is.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// The kubeconfig file; without it the service account of the pod is used.
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Do not ask the API server: hijacks are told by routes alone.
+    #[arg(long)]
+    pub no_api: bool,
+    /// Where routes are seen from.
+    #[arg(long, value_name = "SOURCE")]
+    pub route_source: Option<RouteSource>,
+    /// What findings look like.
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Output>,
+    /// How much is logged to standard error: error, warn, info, debug or trace.
+    #[arg(long, value_name = "LEVEL", env = "DETECTOR_LOG_LEVEL", default_value = "info")]
+    pub log_level: LogLevel,
+    /// What the log looks like.
+    #[arg(long, value_name = "FORMAT", env = "DETECTOR_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+#[expect(missing_docs, reason = "tracing's own five words")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+/// What the log looks like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+// === impl LogLevel ===
+
+impl From<LogLevel> for tracing::Level {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+// === impl ConfigCommand ===
+
+impl ConfigCommand {
+    /// Does it. The answer goes to `out`, what is wrong to `err` as one line; the exit code is 0 or
+    /// [`ConfigError::EXIT_CODE`].
+    pub fn run(&self, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
+        let answer = match self {
+            Self::Check { file } => config::check(file),
+            Self::Show(args) => config::show(args),
+        };
+        match answer {
+            Ok(answer) => writeln!(out, "{}", answer.trim_end()).map(|()| 0),
+            Err(error) => writeln!(err, "{error}").map(|()| ConfigError::EXIT_CODE),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_run_can_be_typed() {
+        let cli = Cli::try_parse_from([
+            "detector",
+            "run",
+            "--node-name=a",
+            "--route-source=netlink",
+            "-otext",
+            "--no-api",
+            "--log-level=debug",
+            "--log-format=json",
+        ]);
+        let Command::Run(args) = cli.unwrap().command else { panic!("a run was typed") };
+        assert_eq!(args.node_name.as_deref(), Some("a"));
+        assert_eq!(args.route_source, Some(RouteSource::Netlink));
+        assert_eq!(args.output, Some(Output::Text));
+        assert_eq!((args.no_api, args.log_level), (true, LogLevel::Debug));
+        assert_eq!(args.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn help_has_the_examples_and_version_the_version() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.contains("detector config check /etc/detector/config.yaml"), "{help}");
+        let version = Cli::try_parse_from(["detector", "--version"]).unwrap_err();
+        assert_eq!(version.to_string(), format!("detector {}\n", env!("CARGO_PKG_VERSION")));
+    }
+
+    #[test]
+    fn a_missing_file_is_one_line_and_exit_code_2() {
+        let command = ConfigCommand::Check { file: "/nonexistent/a\nb.yaml".into() };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        assert_eq!(command.run(&mut out, &mut err).unwrap(), 2);
+        assert!(out.is_empty());
+        let err = String::from_utf8(err).unwrap();
+        assert_eq!(
+            err,
+            "/nonexistent/a\\nb.yaml: cannot be read: No such file or directory (os error 2); \
+             correct --config or DETECTOR_CONFIG\n"
+        );
+    }
+}

@@ -1,0 +1,111 @@
+//! The effective configuration as a file that gives it again.
+
+use clap::ValueEnum;
+use detector_core::link::InterfaceName;
+use serde::Serialize;
+
+use super::value::shown_duration;
+use super::{Allowed, Config, ConfigError};
+
+/// The file's keys, all of them, in the file's order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    node_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kubeconfig: Option<String>,
+    api: Api,
+    route_source: String,
+    output: String,
+    interface_prefixes: &'a [Box<str>],
+    uplinks: Vec<&'a str>,
+    grace: Grace,
+    resync_interval: String,
+    ring_bytes: u32,
+    #[serde(rename = "floatingIPs")]
+    floating_ips: FloatingIps<'a>,
+}
+
+#[derive(Serialize)]
+struct Api {
+    enabled: bool,
+}
+
+#[derive(Serialize)]
+struct Grace {
+    newborn: String,
+    settle: String,
+    remote: String,
+    sync: String,
+}
+
+#[derive(Serialize)]
+struct FloatingIps<'a> {
+    allow: Vec<Allow<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Allow<'a> {
+    cidr: String,
+    namespace: &'a str,
+    service_account: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+impl Config {
+    /// The configuration as YAML, every key with its value.
+    pub fn to_yaml(&self) -> Result<String, ConfigError> {
+        // Taken apart, so that a field that is not shown does not compile.
+        let Self {
+            node,
+            kubeconfig,
+            api,
+            route_source,
+            output,
+            interface_prefixes,
+            uplinks,
+            newborn,
+            settle,
+            remote,
+            sync,
+            resync_interval,
+            ring_bytes,
+            allowed,
+        } = self;
+        let shown = Shown {
+            node_name: &node.0,
+            kubeconfig: kubeconfig.as_ref().map(|path| path.to_string_lossy().into_owned()),
+            api: Api { enabled: *api },
+            route_source: word(route_source),
+            output: word(output),
+            interface_prefixes,
+            uplinks: uplinks.iter().map(InterfaceName::as_str).collect(),
+            grace: Grace {
+                newborn: shown_duration(*newborn),
+                settle: shown_duration(*settle),
+                remote: shown_duration(*remote),
+                sync: shown_duration(*sync),
+            },
+            resync_interval: shown_duration(*resync_interval),
+            ring_bytes: *ring_bytes,
+            floating_ips: FloatingIps { allow: allowed.iter().map(shown_entry).collect() },
+        };
+        serde_saphyr::to_string(&shown).map_err(|error| ConfigError::Show(error.to_string()))
+    }
+}
+
+fn shown_entry(allowed: &Allowed) -> Allow<'_> {
+    Allow {
+        cidr: allowed.allowance.cidr.to_string(),
+        namespace: &allowed.allowance.namespace,
+        service_account: &allowed.allowance.service_account,
+        reason: allowed.reason.as_deref(),
+    }
+}
+
+/// The word that the file and the flag have for a choice.
+fn word<T: ValueEnum>(choice: &T) -> String {
+    choice.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
