@@ -223,19 +223,18 @@ impl Engine {
         let mut affected = Affected::default();
         let facts = &mut self.facts;
         match facts.kernel.end_dump(&facts.settings, &mut affected) {
-            DumpEnd::Complete => {
+            DumpEnd::NotBegun => {}
+            end => {
                 let first = !std::mem::replace(&mut facts.synced.kernel, true);
                 let blind = facts.blind.remove(&Sense::Kernel).is_some();
                 self.affected(now, at, affected);
                 if first || blind {
                     self.judge_everything(now, at);
                 }
+                if end == DumpEnd::Unsure {
+                    self.said.push_back(Output::Resync("routes were replaced during the dump"));
+                }
             }
-            DumpEnd::Outrun => {
-                self.affected(now, at, affected);
-                self.said.push_back(Output::Resync("more changed during the dump than was kept"));
-            }
-            DumpEnd::NotBegun => {}
         }
     }
 
@@ -287,6 +286,7 @@ impl Engine {
 
     fn add_address(&self, address: IpAddr, subjects: &mut BTreeSet<Subject>) {
         subjects.insert(Subject::Prefix(Prefix::host(address)));
+        subjects.extend(self.facts.kernel.fib.covering(address).map(Subject::Prefix));
         subjects.extend(self.facts.kernel.rules_for(address).cloned().map(Subject::Rule));
     }
 
@@ -302,7 +302,6 @@ impl Engine {
         for address in touched.addresses {
             self.add_address(address, &mut subjects);
         }
-        subjects.extend(self.facts.kernel.fib.wide_local().into_iter().map(Subject::Prefix));
         self.judge_all(now, now, subjects);
     }
 
@@ -336,7 +335,6 @@ impl Engine {
             let prefixes = facts.kernel.fib.on_interface(known.link.index);
             subjects.extend(prefixes.into_iter().map(Subject::Prefix));
         }
-        subjects.extend(facts.kernel.fib.wide_local().into_iter().map(Subject::Prefix));
         for pod in facts.pods.iter() {
             for address in &pod.first_addresses {
                 self.add_address(*address, &mut subjects);

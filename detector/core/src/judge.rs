@@ -237,7 +237,7 @@ impl<'a> Judge<'a> {
                 None => Verdict::Irrelevant,
             };
         };
-        match self.ownership(address, leg.entry.since, &|_| false) {
+        match self.ownership(address, leg.entry.since, &|_, _| false) {
             Ownership::Owned { victim, evidence, .. } => {
                 let review = self.review();
                 match self.denial(leg, victim, Extent::Exact, Some(evidence)) {

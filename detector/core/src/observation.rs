@@ -65,11 +65,8 @@ pub enum KernelChange {
     Route {
         /// The route.
         route: Route,
-        /// `NLM_F_REPLACE` was set: it took the place of the first route of its prefix, table, TOS
-        /// and metric.
-        replace: bool,
-        /// `NLM_F_APPEND` was set: it stands behind those of the same, not before.
-        append: bool,
+        /// Where it stands among the routes of its prefix, table, TOS and metric.
+        place: Place,
         /// The netlink port id of the writer, often its process id; 0 is the kernel.
         writer: u32,
     },
@@ -83,6 +80,36 @@ pub enum KernelChange {
     NextHop(NextHopId, NextHopObject),
     /// `RTM_DELNEXTHOP`. IPv4 routes that used it vanish without a message of their own.
     NextHopGone(NextHopId),
+}
+
+/// Where a new route stands among its peers, the routes of the same prefix, table, TOS and metric.
+/// The kernel says so in the flags of the announcement (`fib_table_insert` in net/ipv4/fib_trie.c,
+/// `fib6_add_rt2node` in net/ipv6/ip6_fib.c).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Place {
+    /// There was no peer (`NLM_F_EXCL`).
+    Alone,
+    /// Before all peers (none of the flags).
+    Before,
+    /// Behind all peers (`NLM_F_APPEND`).
+    Behind,
+    /// In the place of the first peer (`NLM_F_REPLACE`).
+    Instead,
+}
+
+impl Place {
+    /// The place by the flags of the announcement's netlink header.
+    pub fn from_flags(flags: u16) -> Self {
+        const REPLACE: u16 = 0x100;
+        const EXCL: u16 = 0x200;
+        const APPEND: u16 = 0x800;
+        match flags {
+            flags if flags & REPLACE != 0 => Self::Instead,
+            flags if flags & APPEND != 0 => Self::Behind,
+            flags if flags & EXCL != 0 => Self::Alone,
+            _ => Self::Before,
+        }
+    }
 }
 
 /// One thing that a dump of the kernel's tables shows.

@@ -330,8 +330,7 @@ impl fmt::Display for RuleAction {
     }
 }
 
-/// A routing policy rule. Two rules that agree in all of this are the same to the detector; other
-/// selectors (interface, protocol, ports) only narrow what a rule matches.
+/// A routing policy rule. The kernel holds no two rules that agree in everything.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Rule {
     /// Whether it is an IPv4 rule.
@@ -344,6 +343,9 @@ pub struct Rule {
     pub to: Option<Prefix>,
     /// `FRA_FWMARK`, 0 where there is none.
     pub mark: u32,
+    /// A fingerprint of all other selectors (interface, protocol, ports, …), which only narrow what
+    /// the rule matches; 0 where there are none.
+    pub narrowed: u64,
     /// What it does.
     pub action: RuleAction,
 }

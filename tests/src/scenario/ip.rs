@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail};
 use detector_core::link::{InterfaceName, Link, LinkKind};
-use detector_core::observation::KernelChange;
+use detector_core::observation::{KernelChange, Place};
 use detector_core::route::{
     Hops, IfIndex, NextHop, NextHopId, NextHopObject, Prefix, Protocol, Route, RouteKind, Rule,
     RuleAction, Table,
@@ -138,8 +138,11 @@ fn route(links: &Links, family: Family, verb: &str, words: &[&str]) -> Result<Ke
     Ok(match verb {
         "add" | "prepend" | "append" | "replace" | "change" => KernelChange::Route {
             route,
-            replace: matches!(verb, "replace" | "change"),
-            append: verb == "append",
+            place: match verb {
+                "replace" | "change" => Place::Instead,
+                "append" => Place::Behind,
+                _ => Place::Before,
+            },
             writer: 4242,
         },
         "del" => KernelChange::RouteGone(route),
@@ -155,7 +158,7 @@ fn last(hops: &mut [(Option<IfIndex>, Option<IpAddr>)]) -> &mut (Option<IfIndex>
 fn rule(family: Family, verb: &str, words: &[&str]) -> Result<KernelChange> {
     let ipv4 = family == Family::Ipv4;
     let action = RuleAction::Lookup(Table::MAIN);
-    let mut rule = Rule { ipv4, priority: 0, from: None, to: None, mark: 0, action };
+    let mut rule = Rule { ipv4, priority: 0, from: None, to: None, mark: 0, narrowed: 0, action };
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} needs a value"));

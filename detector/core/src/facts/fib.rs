@@ -7,9 +7,11 @@
 //! IPv6 merges equal-cost legs into one route and takes them out one by one.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
+use crate::observation::Place;
 use crate::route::{Hops, IfIndex, NextHop, NextHopId, Prefix, Route, Table};
 use crate::time::BootTime;
 
@@ -39,8 +41,6 @@ pub(crate) struct Fib {
     by_nexthop: HashMap<NextHopId, HashSet<Prefix>>,
     /// Prefixes in tables that only a rule makes the kernel look up.
     by_table: HashMap<Table, HashSet<Prefix>>,
-    /// Prefixes wider than one address that do not forward, in the table that is looked up first.
-    wide_local: HashSet<Prefix>,
 }
 
 impl Fib {
@@ -69,8 +69,11 @@ impl Fib {
         self.by_table.get(&table).into_iter().flatten().copied().collect()
     }
 
-    pub(crate) fn wide_local(&self) -> Vec<Prefix> {
-        self.wide_local.iter().copied().collect()
+    /// The prefixes that have routes and that `address` lies in.
+    pub(crate) fn covering(&self, address: IpAddr) -> impl Iterator<Item = Prefix> {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let prefixes = (0..=bits).filter_map(move |length| Prefix::new(address, length));
+        prefixes.filter(|prefix| self.routes.contains_key(prefix))
     }
 
     /// Stops or starts keeping the interface's prefixes at hand.
@@ -92,18 +95,22 @@ impl Fib {
     }
 
     /// Takes a route that the kernel announced.
-    pub(crate) fn add(
-        &mut self,
-        at: BootTime,
-        route: Route,
-        replace: bool,
-        append: bool,
-        writer: Option<u32>,
-    ) {
+    pub(crate) fn add(&mut self, at: BootTime, route: Route, place: Place, writer: Option<u32>) {
         let prefix = route.prefix;
         self.index(&route);
+        let replace = place == Place::Instead;
         let entries = self.routes.entry(prefix).or_default();
         let mut entry = Entry { route, since: at, writer, displaced: None };
+        if place == Place::Alone {
+            // A peer that we know of comes from a dump that was read after this change.
+            let before = entries.len();
+            entries.retain(|e| {
+                !is_peer(&e.route, &entry.route) || is_same_path(&e.route, &entry.route)
+            });
+            self.count -= before - entries.len();
+        }
+        let peers = |e: &Entry| is_peer(&e.route, &entry.route);
+        let first = entries.iter().position(peers);
         if let Some(same) = position_of_same(entries, &entry.route, replace) {
             let old = &entries[same];
             if old.route.hops == entry.route.hops && old.route.kind == entry.route.kind {
@@ -116,20 +123,18 @@ impl Fib {
             entries[same] = entry;
             return;
         }
-        let peers = |e: &Entry| is_peer(&e.route, &entry.route);
-        let first = entries.iter().position(peers);
-        match (first, replace, append) {
-            (Some(first), true, _) => {
+        match (first, place) {
+            (Some(first), Place::Instead) => {
                 entry.displaced = first_interface(&entries[first].route);
                 entries[first] = entry;
                 return;
             }
-            (Some(first), false, true) => {
+            (Some(first), Place::Behind) => {
                 let last = entries.iter().rposition(peers).unwrap_or(first);
                 entries.insert(last + 1, entry);
             }
-            (Some(first), false, false) => entries.insert(first, entry),
-            (None, ..) => entries.push(entry),
+            (Some(first), Place::Before | Place::Alone) => entries.insert(first, entry),
+            (None, _) => entries.push(entry),
         }
         self.count += 1;
     }
@@ -182,6 +187,12 @@ impl Fib {
         let prefixes = self.on_nexthop(id);
         self.by_nexthop.remove(&id);
         self.take_where(&prefixes, |route| route.nexthop_id == Some(id))
+    }
+
+    /// Whether another route than this one stands in the same place.
+    pub(crate) fn has_peer(&self, route: &Route) -> bool {
+        let other = |e: &Entry| is_peer(&e.route, route) && !is_same_path(&e.route, route);
+        self.get(route.prefix).iter().any(other)
     }
 
     /// Takes over the past of an older view of the same routes.
@@ -247,9 +258,6 @@ impl Fib {
         if !route.table.is_builtin() {
             self.by_table.entry(route.table).or_default().insert(route.prefix);
         }
-        if is_wide_local(route) {
-            self.wide_local.insert(route.prefix);
-        }
     }
 
     /// Drops a prefix from the indexes that its last route was in. An index may name a prefix too
@@ -274,7 +282,6 @@ impl Fib {
             drop_from(&mut self.by_nexthop, id, route.prefix);
         }
         drop_from(&mut self.by_table, route.table, route.prefix);
-        self.wide_local.remove(&route.prefix);
     }
 }
 
@@ -302,19 +309,12 @@ fn position_of_same(entries: &[Entry], route: &Route, replace: bool) -> Option<u
         is_same_path(&e.route, route)
             // `ip nexthop replace` announces the routes that use the object as replaced, each in
             // its own place (`fib_info_notify_update`).
-            || (replace
-                && route.nexthop_id.is_some()
+            || (route.nexthop_id.is_some()
                 && e.route.nexthop_id == route.nexthop_id
                 && is_peer(&e.route, route))
             // Another leg joined an IPv6 route: it is announced with all its legs.
             || (!replace && e.route.hops != Hops::None && holds_legs(route, &e.route))
     })
-}
-
-fn is_wide_local(route: &Route) -> bool {
-    !route.prefix.is_host()
-        && route.table == Table::LOCAL
-        && route.kind != crate::route::RouteKind::Unicast
 }
 
 fn first_interface(route: &Route) -> Option<IfIndex> {

@@ -5,13 +5,13 @@
 //! comes out is the truth: a change that the dump already held is idempotent, one that it lacked is
 //! added, and one made before its part was read is overruled by the later ones that follow it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::fib::{Entry, Fib};
 use super::links::Links;
 use crate::link::LinkKind;
-use crate::observation::{KernelChange, KernelState};
+use crate::observation::{KernelChange, KernelState, Place};
 use crate::route::{
     Hops, IfIndex, NextHop, NextHopId, NextHopObject, Prefix, Route, Rule, RuleAction, Table,
 };
@@ -30,7 +30,7 @@ const LOG_CAP: usize = 131_072;
 pub(crate) struct KernelTables {
     pub(crate) links: Links,
     pub(crate) fib: Fib,
-    rules: HashMap<Rule, u32>,
+    rules: HashSet<Rule>,
     rules_by_table: HashMap<Table, BTreeSet<Rule>>,
     rules_by_destination: HashMap<IpAddr, BTreeSet<Rule>>,
     nexthops: HashMap<NextHopId, NextHopObject>,
@@ -61,8 +61,8 @@ pub(crate) struct Affected {
 pub(crate) enum DumpEnd {
     /// The tables are true.
     Complete,
-    /// More changed meanwhile than could be kept: a new dump is needed.
-    Outrun,
+    /// The tables hold all that stands, and perhaps some that does not: a new dump is needed.
+    Unsure,
     /// There was no dump.
     NotBegun,
 }
@@ -88,8 +88,10 @@ impl KernelTables {
                 let up = link.up;
                 self.fib.index_interface(index, !settings.is_uplink(&link));
                 let vrf_changed = matches!(link.kind, LinkKind::Vrf(_));
-                let former = self.links.apply(at, link);
-                if !up && former.is_none_or(|former| former.up) {
+                self.links.apply(at, link);
+                // Not only when it was up before: a change that is replayed over a dump may find it
+                // down already, with a route from in between.
+                if !up {
                     self.flush_interface(index, &mut affected);
                 }
                 if vrf_changed {
@@ -103,9 +105,9 @@ impl KernelTables {
                 self.links.remove(index);
                 affected.links.push(index);
             }
-            KernelChange::Route { route, replace, append, writer } => {
+            KernelChange::Route { route, place, writer } => {
                 affected.prefixes.push(route.prefix);
-                self.fib.add(at, route, replace, append, Some(writer));
+                self.fib.add(at, route, place, Some(writer));
             }
             KernelChange::RouteGone(route) => {
                 affected.prefixes.push(route.prefix);
@@ -144,7 +146,7 @@ impl KernelTables {
                 tables.fib.index_interface(link.index, !settings.is_uplink(&link));
                 tables.links.apply(at, link);
             }
-            KernelState::Route(route) => tables.fib.add(at, route, false, true, None),
+            KernelState::Route(route) => tables.fib.add(at, route, Place::Behind, None),
             KernelState::Rule(rule) => tables.add_rule(rule, &mut Affected::default()),
             KernelState::NextHop(id, object) => {
                 tables.nexthops.insert(id, object);
@@ -159,14 +161,22 @@ impl KernelTables {
     pub(crate) fn end_dump(&mut self, settings: &Settings, affected: &mut Affected) -> DumpEnd {
         let Some(dump) = self.dump.take() else { return DumpEnd::NotBegun };
         let Dump { mut tables, log, overflowed, .. } = *dump;
-        for (at, change) in log {
+        let mut unsure = overflowed;
+        for (at, mut change) in log {
+            if let KernelChange::Route { route, place: place @ Place::Instead, .. } = &mut change {
+                // It does not say whose place it took, and the dump may have been read after it.
+                // To take away too little is put right by the next dump; too much is a route that
+                // nobody watches.
+                unsure |= tables.fib.has_peer(route);
+                *place = Place::Before;
+            }
             tables.apply(settings, at, change);
         }
         tables.links.remember(&self.links);
         tables.fib.remember(&self.fib);
         let older = std::mem::replace(self, tables);
         self.compare(&older, affected);
-        if overflowed { DumpEnd::Outrun } else { DumpEnd::Complete }
+        if unsure { DumpEnd::Unsure } else { DumpEnd::Complete }
     }
 
     /// The legs of a route: those of its next-hop object where that is known, since the object can
@@ -190,7 +200,7 @@ impl KernelTables {
             let has_vrf = self.links.iter().any(|known| vrf(known.link.kind));
             has_vrf
                 .then(|| {
-                    self.rules.keys().filter(|rule| rule.action == RuleAction::LookupVrf).min()
+                    self.rules.iter().filter(|rule| rule.action == RuleAction::LookupVrf).min()
                 })
                 .flatten()
         })
@@ -202,7 +212,7 @@ impl KernelTables {
     }
 
     pub(crate) fn has_rule(&self, rule: &Rule) -> bool {
-        self.rules.contains_key(rule)
+        self.rules.contains(rule)
     }
 
     /// The rules for this one destination.
@@ -257,16 +267,13 @@ impl KernelTables {
             self.rules_by_destination.entry(address).or_default().insert(rule.clone());
         }
         affected.rules.push(rule.clone());
-        *self.rules.entry(rule).or_default() += 1;
+        self.rules.insert(rule);
     }
 
     fn remove_rule(&mut self, rule: Rule, affected: &mut Affected) {
-        let Some(count) = self.rules.get_mut(&rule) else { return };
-        *count -= 1;
-        if *count > 0 {
+        if !self.rules.remove(&rule) {
             return;
         }
-        self.rules.remove(&rule);
         if let Some(address) = rule.to.and_then(|to| to.host_address())
             && let Some(rules) = self.rules_by_destination.get_mut(&address)
         {
@@ -323,13 +330,7 @@ impl KernelTables {
                 affected.links.push(known.link.index);
             }
         }
-        for rule in self.rules.keys().filter(|rule| !older.rules.contains_key(rule)) {
-            affected.rules.push(rule.clone());
-            if let RuleAction::Lookup(table) = rule.action {
-                affected.prefixes.extend(self.fib.in_table(table));
-            }
-        }
-        for rule in older.rules.keys().filter(|rule| !self.rules.contains_key(rule)) {
+        for rule in self.rules.symmetric_difference(&older.rules) {
             affected.rules.push(rule.clone());
             if let RuleAction::Lookup(table) = rule.action {
                 affected.prefixes.extend(self.fib.in_table(table));

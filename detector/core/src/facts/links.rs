@@ -52,24 +52,21 @@ impl Links {
         self.by_index.len()
     }
 
-    /// Takes an interface's present state; gives its former one.
-    pub(crate) fn apply(&mut self, at: BootTime, link: Link) -> Option<Link> {
+    /// Takes an interface's present state.
+    pub(crate) fn apply(&mut self, at: BootTime, link: Link) {
         let index = link.index;
         let name = link.name.clone();
-        let former = if let Some(known) = self.by_index.get_mut(&index) {
+        if let Some(known) = self.by_index.get_mut(&index) {
             let former = std::mem::replace(&mut known.link, link);
             if former.name != name && self.by_name.get(&former.name) == Some(&index) {
                 self.by_name.remove(&former.name);
             }
-            Some(former)
         } else {
             self.graves.remove(&index);
             let known = KnownLink { first_name: name.clone(), link, since: at };
             self.by_index.insert(index, known);
-            None
-        };
+        }
         self.by_name.insert(name, index);
-        former
     }
 
     /// Buries an interface; gives it.

@@ -9,7 +9,7 @@ use crate::facts::pods::LocalPod;
 use crate::finding::{Evidence, Victim, Witness};
 use crate::route::Prefix;
 use crate::time::BootTime;
-use crate::workload::PodKey;
+use crate::workload::{NodeName, PodKey};
 
 /// What is known of an address's owner.
 pub(super) enum Ownership {
@@ -55,10 +55,11 @@ impl<'a> Judge<'a> {
         &mut self,
         address: IpAddr,
         since: BootTime,
-        is_self: &dyn Fn(&PodKey) -> bool,
+        is_self: &dyn Fn(&PodKey, &NodeName) -> bool,
     ) -> Ownership {
-        let others =
-            |pod: &&LocalPod| pod.can_own() && pod.had_first(address) && !is_self(&pod.pod.key);
+        let others = |pod: &&LocalPod| {
+            pod.can_own() && pod.had_first(address) && !is_self(&pod.pod.key, &pod.pod.node)
+        };
         let here = self.facts.pods.with_address(address).filter(others);
         if let Some(pod) = here.into_iter().find(|pod| self.facts.is_attached(pod)) {
             return Ownership::Owned {
@@ -102,13 +103,14 @@ impl<'a> Judge<'a> {
         known: &Known,
         again: BootTime,
         since: BootTime,
-        is_self: &dyn Fn(&PodKey) -> bool,
+        is_self: &dyn Fn(&PodKey, &NodeName) -> bool,
     ) -> Ownership {
         let claimants = match &known.claimants {
             Ok(claimants) => claimants,
             Err(why) => return Ownership::Unanswered { why: why.clone(), again },
         };
-        let mut others = claimants.iter().filter(|claimant| !is_self(&claimant.key));
+        let mut others =
+            claimants.iter().filter(|claimant| !is_self(&claimant.key, &claimant.node));
         let Some(owner) = others.next() else {
             return Ownership::Unowned { claimed: !claimants.is_empty() };
         };

@@ -11,7 +11,7 @@ use crate::facts::pods::LocalPod;
 use crate::finding::{Certainty, Effect, Extent, Severity, Victim, Witness};
 use crate::policy::{Feature, Permission};
 use crate::time::BootTime;
-use crate::workload::PodKey;
+use crate::workload::{NodeName, PodKey};
 
 impl Judge<'_> {
     pub(super) fn workload(
@@ -49,6 +49,7 @@ impl Judge<'_> {
             .kernel
             .rules_to(leg.entry.route.table)
             .filter_map(|rule| rule.to.and_then(|to| to.host_address()))
+            .filter(|address| prefix.contains(*address))
             .find_map(|address| self.attached_owner(address));
         let behind = self.facts.pods.on_interface(&link.first_name).map(|pod| &pod.pod.key);
         let hit = rule_to.or_else(|| {
@@ -109,7 +110,7 @@ impl Judge<'_> {
     ) -> Verdict {
         let floating = pod.pod.floating_addresses.contains(&address);
         let permission = self.facts.allow.permission(address, &pod.pod);
-        let is_self = |key: &PodKey| *key == pod.pod.key;
+        let is_self = |key: &PodKey, _: &NodeName| *key == pod.pod.key;
         let owner = self.ownership(address, leg.entry.since, &is_self);
         match (owner, permission) {
             (Ownership::Owned { victim, evidence, present }, _) => {
@@ -240,7 +241,7 @@ impl Judge<'_> {
         pod: &LocalPod,
         address: IpAddr,
     ) -> Verdict {
-        let is_self = |key: &PodKey| *key == pod.pod.key;
+        let is_self = |key: &PodKey, _: &NodeName| *key == pod.pod.key;
         let owner = self.ownership(address, leg.entry.since, &is_self);
         match owner {
             Ownership::Owned { victim, evidence, present } => {
@@ -283,8 +284,13 @@ impl Judge<'_> {
             _ => None,
         };
         let prefixes = &self.facts.settings.interface_prefixes;
-        let is_self = |key: &PodKey| {
-            prefixes.iter().any(|prefix| key.interface(prefix).as_ref() == Some(&link.first_name))
+        // A pod of another node is not behind it, whatever the interface is called.
+        let here = &self.facts.settings.node;
+        let is_self = |key: &PodKey, node: &NodeName| {
+            node == here
+                && prefixes
+                    .iter()
+                    .any(|prefix| key.interface(prefix).as_ref() == Some(&link.first_name))
         };
         let owner = match contested {
             // Made anew under the pod's name: the pod's address is the pod's all the more.
@@ -383,7 +389,7 @@ impl Judge<'_> {
     /// An interface that a container may be behind, but not one of Calico's: wrong if it takes a
     /// pod's address.
     fn stray(&mut self, leg: Leg<'_>, link: &KnownLink, address: IpAddr) -> Verdict {
-        match self.ownership(address, leg.entry.since, &|_| false) {
+        match self.ownership(address, leg.entry.since, &|_, _| false) {
             Ownership::Owned { victim: Victim::Node(_), .. }
             | Ownership::Unowned { .. }
             | Ownership::Unanswered { .. } => Verdict::Irrelevant,

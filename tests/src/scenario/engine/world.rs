@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use detector_core::link::{Link, LinkKind};
-use detector_core::observation::{KernelChange, KernelState, What};
+use detector_core::observation::{KernelChange, KernelState, Place, What};
 use detector_core::route::{
     Hops, IfIndex, NextHop, NextHopId, NextHopObject, Prefix, Route, Rule, Table,
 };
@@ -189,7 +189,7 @@ impl<'a> World<'a> {
                 self.links.remove(&index);
                 announced.push(KernelChange::LinkGone(index));
             }
-            KernelChange::Route { mut route, replace, append, writer } => {
+            KernelChange::Route { mut route, place, writer } => {
                 if let Some(id) = route.nexthop_id {
                     route.hops = self.legs(id);
                 }
@@ -198,11 +198,12 @@ impl<'a> World<'a> {
                 };
                 let first = self.routes.iter().position(same);
                 match first {
-                    Some(at) if replace => self.routes[at] = route.clone(),
-                    Some(at) if !append => self.routes.insert(at, route.clone()),
+                    Some(at) if place == Place::Instead => self.routes[at] = route.clone(),
+                    Some(at) if place == Place::Before => self.routes.insert(at, route.clone()),
                     _ => self.routes.push(route.clone()),
                 }
-                announced.push(KernelChange::Route { route, replace, append, writer });
+                let place = if first.is_some() { place } else { Place::Alone };
+                announced.push(KernelChange::Route { route, place, writer });
             }
             KernelChange::RouteGone(asked) => {
                 let found = self.routes.iter().position(|route| answers(route, &asked));
@@ -236,8 +237,7 @@ impl<'a> World<'a> {
                     self.routes[at].hops = self.legs(id);
                     announced.push(KernelChange::Route {
                         route: self.routes[at].clone(),
-                        replace: true,
-                        append: false,
+                        place: Place::Instead,
                         writer: 4242,
                     });
                 }
