@@ -1,2 +1,65 @@
-//! Tasks.
-fn main() {}
+//! `cargo xtask`: sets up, demonstrates, tests and measures the detector.
+//!
+//! Each command first sets up what it needs (see [`setup`]), so that each works on a fresh machine.
+//! What the commands print about themselves goes to stderr; stdout belongs to their result.
+
+mod build;
+mod command;
+mod setup;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Sets up, demonstrates, tests and measures the detector.
+#[derive(Parser)]
+#[command(name = "cargo xtask", max_term_width = 100)]
+struct Xtask {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing to build and test the detector; say nothing where nothing is.
+    Setup,
+    /// Show the product at work: a node with pods, the attack of the bulletin, the finding.
+    Demo {
+        /// Print the findings only, one JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run all tests: format, lints, units, properties, scenarios on the real kernel.
+    Test,
+    /// Run scenario files in the engine and on the real kernel; print expected against found.
+    Scenario {
+        /// The files; all that come with the project where none is given.
+        files: Vec<std::path::PathBuf>,
+    },
+    /// Measure.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// From the kernel's route change to the finding's line, beside a plain rtnetlink listener.
+    Latency,
+    /// A million host routes and a million others, with one hijack among them.
+    Churn,
+    /// The engine's cost per observation by the number of routes and claims.
+    Engine,
+}
+
+fn main() -> Result<()> {
+    let task = Xtask::parse().task;
+    let tools = setup::tools()?;
+    match task {
+        Task::Setup => Ok(()),
+        Task::Demo { json } => build::demo(&tools, json),
+        Task::Test => build::test(&tools),
+        Task::Scenario { files } => build::scenario(&tools, &files),
+        Task::Bench(Bench::Latency) => build::bench(&tools, "latency"),
+        Task::Bench(Bench::Churn) => build::bench(&tools, "churn"),
+        Task::Bench(Bench::Engine) => build::bench_engine(&tools),
+    }
+}

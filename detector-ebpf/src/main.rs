@@ -1,0 +1,25 @@
+//! The programs that run in the kernel. They see, and never judge.
+//!
+//! Built for the BPF target by detector/build.rs. For any other target this is an empty program, so
+//! that the whole workspace can be checked at once.
+
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod route;
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier would refuse a program that can get here.
+    loop {}
+}
+
+/// Lets the kernel lend the helpers that it keeps for programs under the GPL.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

@@ -1,0 +1,286 @@
+//! `route`: a filter on a netlink socket that joined the kernel's multicast groups for links,
+//! routes, rules and next hops.
+//!
+//! A multicast message passes the filter of each listening socket within the system call that
+//! causes it (`do_one_broadcast` in net/netlink/af_netlink.c), so the records are in the kernel's
+//! own order, and none is late. The filter lets nothing through to the socket itself: its queue
+//! stays empty and cannot overflow. No BTF and no layout of a kernel structure is needed, only
+//! helpers that socket filters have had since Linux 5.8.
+
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::macros::{map, socket_filter};
+use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::programs::SkBuffContext;
+use aya_log_ebpf::warn;
+use detector_ebpf::{COUNTERS, Counter, HEADER, LARGE, MEDIUM, SMALL};
+
+/// Records for the agent. The agent sets the size when it loads the program.
+#[map]
+static RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// Interfaces that carry the node's own traffic, by index. What the map lacks is taken to matter.
+#[map]
+static UPLINKS: HashMap<u32, u8> = HashMap::with_max_entries(4096, 0);
+
+/// See [`Counter`].
+#[map]
+static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
+
+/// When something was last logged on this CPU.
+#[map]
+static LOGGED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The least time between two words in the log, per CPU: a second.
+const LOG_PACE: u64 = 1_000_000_000;
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const AF_INET: u8 = 2;
+const AF_BRIDGE: u8 = 7;
+const AF_INET6: u8 = 10;
+const RTN_UNICAST: u8 = 1;
+const RT_TABLE_MAIN: u32 = 254;
+const RTM_F_CLONED: u32 = 0x200;
+const RTA_OIF: u16 = 4;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_TABLE: u16 = 15;
+const RTA_NH_ID: u16 = 30;
+
+/// Attributes that are looked at before a route is taken to matter; the kernel sends at most 20.
+const ATTRIBUTES: u32 = 24;
+
+/// Legs that are looked at before a route is taken to matter.
+const LEGS: u32 = 8;
+
+/// `struct nlmsghdr` of linux/netlink.h.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct MessageHeader {
+    length: u32,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    port: u32,
+}
+
+/// `struct rtmsg` of linux/rtnetlink.h.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RouteHeader {
+    family: u8,
+    length: u8,
+    source_length: u8,
+    tos: u8,
+    table: u8,
+    protocol: u8,
+    scope: u8,
+    kind: u8,
+    flags: u32,
+}
+
+/// `struct rtattr`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Attribute {
+    length: u16,
+    kind: u16,
+}
+
+/// `struct rtnexthop`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct LegHeader {
+    length: u16,
+    flags: u8,
+    hops: u8,
+    interface: u32,
+}
+
+/// Reads every message, and lets none of them on to the socket.
+#[socket_filter]
+pub(crate) fn route(context: SkBuffContext) -> i64 {
+    count(Counter::Seen);
+    let outcome = witness(&context);
+    count(outcome);
+    0
+}
+
+/// What becomes of a message.
+#[inline(always)]
+fn witness(context: &SkBuffContext) -> Counter {
+    let Ok(header) = context.load::<MessageHeader>(0) else {
+        complain(context, context.len());
+        return Counter::Unparsed;
+    };
+    // More than one message in a buffer: the agent takes it apart.
+    let single = header.length.wrapping_add(3) & !3 >= context.len();
+    if single && cannot_matter(context, header.kind) {
+        return Counter::Filtered;
+    }
+    record(context)
+}
+
+#[inline(always)]
+fn cannot_matter(context: &SkBuffContext, kind: u16) -> bool {
+    match kind {
+        RTM_NEWLINK | RTM_DELLINK => {
+            // A bridge speaks of its ports by messages of its own, which are no interfaces.
+            matches!(context.load::<u8>(size_of::<MessageHeader>()), Ok(AF_BRIDGE))
+        }
+        RTM_NEWROUTE | RTM_DELROUTE => {
+            let Ok(route) = context.load::<RouteHeader>(size_of::<MessageHeader>()) else {
+                return false;
+            };
+            let bits = match route.family {
+                AF_INET => 32,
+                AF_INET6 => 128,
+                // Multicast routing and the like.
+                _ => return true,
+            };
+            if route.flags & RTM_F_CLONED != 0 {
+                return true;
+            }
+            route.kind == RTN_UNICAST && route.length < bits && leaves_by_uplinks(context, &route)
+        }
+        _ => false,
+    }
+}
+
+/// Whether a route of the main table leaves the node by uplinks only. When in doubt it does not.
+#[inline(always)]
+fn leaves_by_uplinks(context: &SkBuffContext, route: &RouteHeader) -> bool {
+    let mut table = u32::from(route.table);
+    let mut interface = 0u32;
+    let mut legs = 0usize;
+    let mut legs_end = 0usize;
+    let mut offset = size_of::<MessageHeader>() + size_of::<RouteHeader>();
+    let mut complete = false;
+    for _ in 0..ATTRIBUTES {
+        let Ok(attribute) = context.load::<Attribute>(offset) else {
+            complete = true;
+            break;
+        };
+        let length = usize::from(attribute.length);
+        if length < size_of::<Attribute>() {
+            return false;
+        }
+        let value = offset + size_of::<Attribute>();
+        match attribute.kind {
+            RTA_OIF => interface = context.load(value).unwrap_or(0),
+            RTA_TABLE => table = context.load(value).unwrap_or(0),
+            RTA_MULTIPATH => {
+                legs = value;
+                legs_end = offset + length;
+            }
+            RTA_NH_ID => return false,
+            _ => {}
+        }
+        offset += (length + 3) & !3;
+    }
+    if !complete || table != RT_TABLE_MAIN {
+        return false;
+    }
+    if legs == 0 {
+        return is_uplink(interface);
+    }
+    for _ in 0..LEGS {
+        if legs >= legs_end {
+            return true;
+        }
+        let Ok(leg) = context.load::<LegHeader>(legs) else { return false };
+        if usize::from(leg.length) < size_of::<LegHeader>() || !is_uplink(leg.interface) {
+            return false;
+        }
+        legs += (usize::from(leg.length) + 3) & !3;
+    }
+    false
+}
+
+#[inline(always)]
+fn is_uplink(interface: u32) -> bool {
+    // SAFETY: the value is a byte that nobody writes but the agent, and only its presence counts.
+    unsafe { UPLINKS.get(interface) }.is_some()
+}
+
+/// Writes the message to the ring, in the smallest size that holds it.
+#[inline(always)]
+fn record(context: &SkBuffContext) -> Counter {
+    let length = context.len();
+    if length < SMALL as u32 {
+        write::<SMALL, { SMALL + HEADER }>(context, length)
+    } else if length < MEDIUM as u32 {
+        write::<MEDIUM, { MEDIUM + HEADER }>(context, length)
+    } else if length < LARGE as u32 {
+        write::<LARGE, { LARGE + HEADER }>(context, length)
+    } else {
+        count(Counter::Truncated);
+        write::<SMALL, { SMALL + HEADER }>(context, SMALL as u32 - 1)
+    }
+}
+
+/// Writes the first `kept` bytes of the message, fewer than `ROOM`, which is a power of two.
+#[inline(always)]
+fn write<const ROOM: usize, const SIZE: usize>(context: &SkBuffContext, kept: u32) -> Counter {
+    let Some(mut entry) = RECORDS.reserve::<[u8; SIZE]>(0) else {
+        return Counter::Lost;
+    };
+    // The compiler knows that `kept` is below `ROOM` and would drop the mask; the verifier of older
+    // kernels knows it by the mask only. A volatile read keeps the one from helping.
+    // SAFETY: `kept` is a live local.
+    let kept = unsafe { core::ptr::read_volatile(&raw const kept) } & (ROOM as u32 - 1);
+    let start = entry.as_mut_ptr().cast::<u8>();
+    // SAFETY: the entry is `SIZE` = `HEADER` + `ROOM` bytes and aligned to 8; the header's three
+    // fields lie in its first 16 bytes, and `kept`, below `ROOM`, is the most that is written after
+    // them. Bytes that are left unwritten are not read: the header says how many were.
+    let loaded = unsafe {
+        start.cast::<u64>().write(bpf_ktime_get_boot_ns());
+        start.add(8).cast::<u32>().write(kept);
+        start.add(12).cast::<u32>().write(context.len());
+        if kept == 0 {
+            -1
+        } else {
+            aya_ebpf::helpers::generated::bpf_skb_load_bytes(
+                context.skb.skb.cast(),
+                0,
+                start.add(HEADER).cast(),
+                kept,
+            )
+        }
+    };
+    if loaded < 0 {
+        entry.discard(0);
+        return Counter::Unparsed;
+    }
+    entry.submit(0);
+    Counter::Written
+}
+
+#[inline(always)]
+fn count(counter: Counter) {
+    if let Some(count) = COUNTS.get_ptr_mut(counter as u32) {
+        // Stable Rust has no atomic addition for this target. Changes of links and IPv4 routes come
+        // one after the other under the kernel's RTNL lock; where an interrupt changes an IPv6
+        // route in between, one count can be short, and only that.
+        // SAFETY: the pointer is to this CPU's slot of the map, aligned to 8 and never freed while
+        // the program is loaded.
+        unsafe { *count = (*count).wrapping_add(1) };
+    }
+}
+
+/// Says in the log what cannot be read, at most once a second on each CPU.
+#[inline(always)]
+fn complain(context: &SkBuffContext, length: u32) {
+    let Some(logged) = LOGGED.get_ptr_mut(0) else { return };
+    // SAFETY: the helper only reads a clock.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    // SAFETY: the slot is this CPU's own; a race with an interrupt costs a line in the log.
+    unsafe {
+        if now.wrapping_sub(*logged) < LOG_PACE {
+            return;
+        }
+        *logged = now;
+    }
+    warn!(context, "a message of {} bytes is no netlink message", length);
+}

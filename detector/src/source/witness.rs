@@ -1,0 +1,250 @@
+//! The witness in the kernel: loads the eBPF program, attaches it to a netlink socket, reads what
+//! it writes.
+//!
+//! Nothing is pinned and nothing outlives the agent: the program hangs on the socket, the maps on
+//! the program, and all of it on file descriptors of this process.
+
+use std::borrow::BorrowMut;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::programs::SocketFilter;
+use aya::{EbpfError, EbpfLoader, include_bytes_aligned};
+use aya_log::EbpfLogger;
+use detector_core::route::IfIndex;
+use detector_ebpf::{Counter, Record, RecordError};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::socket::{
+    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket,
+};
+use thiserror::Error;
+use tracing::debug;
+
+/// The multicast groups of `linux/rtnetlink.h` that tell of what decides where a packet goes.
+pub const GROUPS: [(&str, u32); 6] = [
+    ("links", 1),
+    ("IPv4 routes", 7),
+    ("IPv6 routes", 11),
+    ("IPv4 rules", 8),
+    ("IPv6 rules", 19),
+    ("next hops", 32),
+];
+
+static PROGRAMS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-programs"));
+
+/// Why there is no witness.
+#[derive(Error, Debug)]
+pub enum WitnessError {
+    /// The kernel does not let this process load programs.
+    #[error(
+        "the kernel refuses eBPF to this process ({0}): run as root or with the capabilities BPF \
+         and NET_ADMIN (SYS_ADMIN before Linux 5.8), or use --route-source netlink"
+    )]
+    Refused(io::Error),
+    /// The program was not taken.
+    #[error(
+        "the kernel does not take the eBPF program ({0}): Linux 5.10 or later is needed; use \
+         --route-source netlink on this one"
+    )]
+    Program(String),
+    /// There is no socket to hang the program on.
+    #[error("no netlink socket for {what} ({error}); does the sandbox allow AF_NETLINK?")]
+    Socket {
+        /// What it was for.
+        what: &'static str,
+        /// What the kernel said.
+        error: io::Error,
+    },
+}
+
+/// What the program has counted, over all CPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Messages that the kernel sent.
+    pub seen: u64,
+    /// Of those, records that were written to the ring.
+    pub written: u64,
+    /// Of those, messages that cannot matter.
+    pub filtered: u64,
+    /// Of those, messages for which the ring had no room.
+    pub lost: u64,
+    /// Of those, messages that could not be read.
+    pub unparsed: u64,
+    /// Of those written, the ones that were cut short.
+    pub truncated: u64,
+}
+
+/// The loaded program and its maps.
+pub struct Witness {
+    ring: RingBuf<MapData>,
+    counts: PerCpuArray<MapData, u64>,
+    uplinks: HashMap<MapData, u32, u8>,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    // Dropped last: with the socket goes the program.
+    _socket: OwnedFd,
+}
+
+// === impl Witness ===
+
+impl Witness {
+    /// Loads the program with a ring of so many bytes, a power of two, and attaches it. From then
+    /// on every change is recorded.
+    pub fn attach(ring_bytes: u32) -> Result<Self, WitnessError> {
+        // Before Linux 5.11 maps count against the limit of locked memory. Where it cannot be
+        // raised, the kernel says so when the maps are made.
+        if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+            debug!(%error, "the limit of locked memory stays");
+        }
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("RECORDS", ring_bytes)
+            .load(PROGRAMS)
+            .map_err(|error| refused_or_broken(&error))?;
+        let logger = EbpfLogger::init(&mut ebpf)
+            .inspect_err(|error| debug!(%error, "the program's own log is not read"))
+            .ok();
+
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            SockProtocol::NetlinkRoute,
+        )
+        .map_err(|errno| WitnessError::Socket { what: "route changes", error: errno.into() })?;
+        let program: &mut SocketFilter = ebpf
+            .program_mut("route")
+            .ok_or_else(|| WitnessError::Program("it is not in the object".into()))?
+            .try_into()
+            .map_err(|error: aya::programs::ProgramError| WitnessError::Program(one_line(&error)))?;
+        program.load().map_err(|error| refused_or_broken(&EbpfError::ProgramError(error)))?;
+        program
+            .attach(&socket)
+            .map_err(|error| refused_or_broken(&EbpfError::ProgramError(error)))?;
+
+        let ring = RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(map_error)?;
+        let counts = PerCpuArray::try_from(take(&mut ebpf, "COUNTS")?).map_err(map_error)?;
+        let uplinks = HashMap::try_from(take(&mut ebpf, "UPLINKS")?).map_err(map_error)?;
+
+        // The groups come last: not one message reaches the socket but through the program.
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))
+            .map_err(|errno| WitnessError::Socket { what: "route changes", error: errno.into() })?;
+        for (what, group) in GROUPS {
+            join(&socket, group).map_err(|error| WitnessError::Socket { what, error })?;
+        }
+        Ok(Self { ring, counts, uplinks, logger, _socket: socket })
+    }
+
+    /// Reads the next record, if there is one.
+    pub fn next<R>(
+        &mut self,
+        read: impl FnOnce(Result<Record<'_>, RecordError>) -> R,
+    ) -> Option<R> {
+        self.ring.next().map(|entry| read(Record::parse(&entry)))
+    }
+
+    /// Tells the program which interfaces carry the node's own traffic.
+    pub fn set_uplinks(&mut self, uplinks: &[IfIndex]) -> io::Result<()> {
+        let wanted: Vec<u32> = uplinks.iter().map(|index| index.get()).collect();
+        let known: Vec<u32> = self.uplinks.keys().filter_map(Result::ok).collect();
+        for gone in known.iter().filter(|index| !wanted.contains(index)) {
+            self.uplinks.remove(gone).map_err(io::Error::other)?;
+        }
+        for new in wanted.iter().filter(|index| !known.contains(index)) {
+            self.uplinks.insert(new, 1, 0).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    /// What the program has counted so far.
+    pub fn counts(&self) -> io::Result<Counts> {
+        let count = |counter: Counter| -> io::Result<u64> {
+            let per_cpu = self.counts.get(&(counter as u32), 0).map_err(io::Error::other)?;
+            Ok(per_cpu.iter().sum())
+        };
+        Ok(Counts {
+            seen: count(Counter::Seen)?,
+            written: count(Counter::Written)?,
+            filtered: count(Counter::Filtered)?,
+            lost: count(Counter::Lost)?,
+            unparsed: count(Counter::Unparsed)?,
+            truncated: count(Counter::Truncated)?,
+        })
+    }
+
+    /// Hands what the program itself has to say to the log.
+    pub fn flush_log(&mut self) {
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+    }
+}
+
+impl AsRawFd for Witness {
+    /// The ring's descriptor: readable while there are records.
+    fn as_raw_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+}
+
+/// Joins a multicast group; one that the kernel does not know has nothing to tell.
+fn join(socket: &impl AsFd, group: u32) -> io::Result<()> {
+    let joined = set_membership(socket.as_fd(), group);
+    match joined {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+            debug!(group, "the kernel has no such group");
+            Ok(())
+        }
+        joined => joined,
+    }
+}
+
+fn set_membership(socket: BorrowedFd<'_>, group: u32) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the call, and the option's value is a u32 of which the
+    // kernel is given the address and the size.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_NETLINK,
+            libc::NETLINK_ADD_MEMBERSHIP,
+            (&raw const group).cast(),
+            libc::socklen_t::try_from(size_of::<u32>()).unwrap_or(4),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn take(ebpf: &mut aya::Ebpf, name: &str) -> Result<Map, WitnessError> {
+    let missing = || WitnessError::Program(format!("the object has no map {name}"));
+    ebpf.borrow_mut().take_map(name).ok_or_else(missing)
+}
+
+fn map_error(error: aya::maps::MapError) -> WitnessError {
+    WitnessError::Program(one_line(&error))
+}
+
+/// Tells "you may not" from "it does not work".
+fn refused_or_broken(error: &EbpfError) -> WitnessError {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = source {
+        let os = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if let Some(code @ (libc::EPERM | libc::EACCES | libc::ENOSYS)) = os
+            && !matches!(error, EbpfError::ProgramError(aya::programs::ProgramError::LoadError { verifier_log, .. }) if !verifier_log.to_string().trim().is_empty())
+        {
+            return WitnessError::Refused(io::Error::from_raw_os_error(code));
+        }
+        source = cause.source();
+    }
+    WitnessError::Program(one_line(error))
+}
+
+/// An error with its causes, in one line.
+fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(600).collect()
+}
