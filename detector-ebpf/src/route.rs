@@ -33,6 +33,7 @@ static LOGGED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// The least time between two words in the log, per CPU: a second.
 const LOG_PACE: u64 = 1_000_000_000;
 
+const NLM_F_REPLACE: u16 = 0x100;
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWROUTE: u16 = 24;
@@ -116,7 +117,9 @@ fn witness(context: &SkBuffContext) -> Counter {
     };
     // More than one message in a buffer: the agent takes it apart.
     let single = header.length.wrapping_add(3) & !3 >= context.len();
-    if single && cannot_matter(context, header.kind) {
+    // What is replaced may have mattered, whatever it is replaced by.
+    let replaces = header.flags & NLM_F_REPLACE != 0;
+    if single && !replaces && cannot_matter(context, header.kind) {
         return Counter::Filtered;
     }
     record(context)

@@ -226,9 +226,8 @@ impl Engine {
             DumpEnd::NotBegun => {}
             end => {
                 let first = !std::mem::replace(&mut facts.synced.kernel, true);
-                let blind = facts.blind.remove(&Sense::Kernel).is_some();
                 self.affected(now, at, affected);
-                if first || blind {
+                if first {
                     self.judge_everything(now, at);
                 }
                 if end == DumpEnd::Unsure {

@@ -1,0 +1,358 @@
+//! The agent's one loop over all that can wake it, and the only place that knows sources and sinks.
+//!
+//! It lets the engine have every observation in order, asks what the engine asks, tells what the
+//! engine tells, and owns up to every blindness: in the findings (`partial`), and in the log.
+
+mod senses;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use detector_core::engine::{Engine, Output};
+use detector_core::finding::{Finding, Severity, State};
+use detector_core::observation::{Answer, Observation, Question, Sense, What};
+use detector_core::time::BootTime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use self::senses::Senses;
+use crate::clock;
+use crate::config::Config;
+use crate::sink::Stdout;
+use crate::source::cluster::{Cluster, Running};
+use crate::source::kernel::{
+    KernelOptions, KernelSource, Reason, Resync, ResyncOptions, ResyncStep, Uplinks,
+};
+
+/// Observations of the cluster that wait for the loop; the cluster's tasks wait when it is full.
+const CLUSTER_QUEUE: usize = 1_024;
+
+/// Questions that wait for the cluster source. The engine has fewer under way at once.
+const QUESTION_QUEUE: usize = 256;
+
+/// Records that are taken before anything else gets its turn.
+const BUDGET: usize = 4_096;
+
+/// How often losses are looked for even if nothing was written.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// How long one dump of the kernel's tables may take: a million routes take two seconds.
+const DUMP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How much of what the kernel has told is taken at once.
+enum Wanted {
+    Budget(usize),
+    Until(BootTime),
+}
+
+/// Everything that can wake the agent.
+enum Wake {
+    Stop(&'static str),
+    /// The kernel has changed something.
+    Kernel(std::io::Result<()>),
+    /// The dump of the kernel's tables went on.
+    Dump(ResyncStep),
+    /// The cluster has told something.
+    Cluster(Observation),
+    /// The engine's deadline has come.
+    Deadline,
+    Housekeeping,
+}
+
+/// The agent.
+struct Agent {
+    engine: Engine,
+    kernel: KernelSource,
+    resync: Resync,
+    uplinks: Uplinks,
+    questions: Option<mpsc::Sender<Question>>,
+    stdout: Stdout,
+    senses: Senses,
+    told: u64,
+    dumps: u64,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(config: Config) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("no SIGTERM can be caught")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("no SIGINT can be caught")?;
+    let cluster = if config.api { Some(Cluster::connect(&config).await?) } else { None };
+    let options = KernelOptions { ring_bytes: config.ring_bytes, ..KernelOptions::default() };
+    let opened = KernelSource::open(config.route_source, options)?;
+    info!(node = %config.node, routes = opened.source.as_str(), "watching");
+    if let Some(why) = &opened.degraded {
+        warn!(why, "degraded: route changes come by plain netlink, which a burst can overflow");
+    }
+
+    let (tell, mut cluster_says) = mpsc::channel(CLUSTER_QUEUE);
+    let (questions, cluster_tasks) = match cluster {
+        Some(cluster) => {
+            let (ask, asked) = mpsc::channel(QUESTION_QUEUE);
+            (Some(ask), Some(cluster.start(tell.clone(), asked)))
+        }
+        None => (None, None),
+    };
+    // Kept open, so that the channel's end is no case of its own.
+    let _tell = tell;
+    let stdout = Stdout::start(config.output, config.node.0.clone())
+        .context("no thread for standard output: raise the limit of processes")?;
+    let mut agent = Agent {
+        engine: Engine::new(config.settings()),
+        kernel: opened.source,
+        resync: Resync::new(ResyncOptions {
+            settings: Arc::new(config.settings()),
+            interval: config.resync_interval,
+            timeout: DUMP_TIMEOUT,
+        }),
+        uplinks: Uplinks::default(),
+        questions,
+        stdout,
+        senses: Senses::new(config.api),
+        told: 0,
+        dumps: 0,
+    };
+    agent.begin(&config);
+    agent.watch(&mut terminate, &mut interrupt, &mut cluster_says).await?;
+    agent.end(cluster_tasks);
+    Ok(())
+}
+
+// === impl Agent ===
+
+impl Agent {
+    /// Tells the engine what is known before anything was seen.
+    fn begin(&mut self, config: &Config) {
+        self.observe(What::AllowList(config.allow_list()));
+        if !config.api {
+            warn!("degraded: no API server is asked (--no-api); routes alone tell little of owners");
+            for sense in [Sense::Pods, Sense::Nodes, Sense::Feature] {
+                self.observe(What::Blind(sense, Some("the API server is not asked".into())));
+            }
+        }
+    }
+
+    async fn watch(
+        &mut self,
+        terminate: &mut Signal,
+        interrupt: &mut Signal,
+        cluster: &mut mpsc::Receiver<Observation>,
+    ) -> Result<()> {
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        loop {
+            let deadline = self.engine.next_deadline().map(|at| at.since(clock::now()));
+            let wake = tokio::select! {
+                biased;
+                _ = terminate.recv() => Wake::Stop("SIGTERM"),
+                _ = interrupt.recv() => Wake::Stop("SIGINT"),
+                ready = self.kernel.ready() => Wake::Kernel(ready),
+                () = sleep(deadline) => Wake::Deadline,
+                Some(observation) = cluster.recv() => Wake::Cluster(observation),
+                step = self.resync.next() => Wake::Dump(step),
+                _ = housekeeping.tick() => Wake::Housekeeping,
+            };
+            match wake {
+                Wake::Stop(why) => {
+                    info!(why, "stopping");
+                    return Ok(());
+                }
+                Wake::Kernel(ready) => {
+                    ready.context("the kernel's records can no longer be waited for")?;
+                    self.drain(Wanted::Budget(BUDGET));
+                }
+                Wake::Dump(step) => self.dump(step),
+                Wake::Cluster(observation) => self.take(observation),
+                Wake::Deadline => {
+                    self.engine.tick(clock::now());
+                    self.listen();
+                }
+                Wake::Housekeeping => self.housekeeping(),
+            }
+        }
+    }
+
+    /// Takes what the kernel has told: so many records, or all until a time that has passed.
+    fn drain(&mut self, wanted: Wanted) {
+        // The engine is told of each record as it is read, in order.
+        let Self { engine, kernel, uplinks, .. } = self;
+        let mut others = false;
+        let mut each = |observation: Observation| {
+            if let What::Kernel(change) = &observation.what {
+                others |= uplinks.observe(engine.settings(), change);
+            }
+            engine.observe(clock::now(), observation);
+        };
+        match wanted {
+            Wanted::Budget(budget) => {
+                kernel.drain(budget, &mut each);
+            }
+            Wanted::Until(end) => kernel.catch_up(end, &mut each),
+        }
+        if others {
+            self.tell_uplinks();
+            self.resync.request(Reason::Uplinks);
+        }
+        self.listen();
+    }
+
+    fn dump(&mut self, step: ResyncStep) {
+        match step {
+            ResyncStep::Begin(reason) => {
+                debug!(reason = reason.as_str(), "dumping the kernel's tables");
+                self.observe(What::SnapshotBegin);
+            }
+            ResyncStep::Part(parts) => {
+                let now = clock::now();
+                let mut others = false;
+                for part in parts {
+                    others |= self.uplinks.observe_state(self.engine.settings(), &part);
+                    let what = What::SnapshotPart(part);
+                    self.engine.observe(now, Observation { at: now, what });
+                }
+                if others {
+                    self.tell_uplinks();
+                }
+            }
+            ResyncStep::End(totals) => {
+                // Whatever the dump may lack was recorded before its end, so it is there now.
+                self.drain(Wanted::Until(totals.ended));
+                self.own_up();
+                self.dumps += 1;
+                self.observe(What::SnapshotEnd);
+                if !self.resync.is_wanted() {
+                    self.observe(What::Blind(Sense::Kernel, None));
+                    self.senses.sees(Sense::Kernel);
+                }
+            }
+            ResyncStep::Aborted(error) => {
+                self.observe(What::SnapshotAborted);
+                self.blind(Sense::Kernel, &format!("a dump failed: {error}"));
+            }
+        }
+    }
+
+    /// Takes an observation of the cluster.
+    fn take(&mut self, observation: Observation) {
+        match &observation.what {
+            What::Blind(sense, Some(why)) => self.senses.blind(*sense, why),
+            What::Blind(sense, None) => self.senses.sees(*sense),
+            What::PodsReset(_) => self.senses.sees(Sense::Pods),
+            What::NodesReset(_) => self.senses.sees(Sense::Nodes),
+            What::Feature(_) => self.senses.sees(Sense::Feature),
+            _ => {}
+        }
+        self.engine.observe(clock::now(), observation);
+        self.listen();
+    }
+
+    fn observe(&mut self, what: What) {
+        let now = clock::now();
+        self.engine.observe(now, Observation { at: now, what });
+        self.listen();
+    }
+
+    fn blind(&mut self, sense: Sense, why: &str) {
+        self.senses.blind(sense, why);
+        self.observe(What::Blind(sense, Some(why.into())));
+    }
+
+    /// Owns up to what was lost: until the tables were read anew, verdicts are partial.
+    fn own_up(&mut self) {
+        if let Some(loss) = self.kernel.take_loss() {
+            let why = format!("{} route records lost: {}", loss.records, loss.why);
+            self.blind(Sense::Kernel, &why);
+            self.resync.request(Reason::Loss);
+        }
+    }
+
+    fn tell_uplinks(&mut self) {
+        let uplinks: Vec<_> = self.uplinks.iter().collect();
+        if let Err(error) = self.kernel.set_uplinks(&uplinks) {
+            // What the filter does not know to be an uplink, it lets through.
+            warn!(%error, "the filter in the kernel does not know the uplinks: more is read");
+        }
+    }
+
+    /// Passes on what the engine says.
+    fn listen(&mut self) {
+        while let Some(output) = self.engine.poll() {
+            match output {
+                Output::Finding(finding) => {
+                    log_finding(&finding);
+                    self.told += 1;
+                    self.stdout.take(&finding);
+                }
+                Output::Question(question) => self.ask(question),
+                Output::Resync(why) => {
+                    debug!(why, "the tables are read once more");
+                    self.resync.request(Reason::Outrun);
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, question: Question) {
+        let why = match &self.questions {
+            None => "the API server is not asked",
+            Some(questions) => match questions.try_send(question) {
+                Ok(()) => return,
+                Err(_) => "too many questions are under way",
+            },
+        };
+        let now = clock::now();
+        let answer =
+            Answer { address: question.address, asked: now, claimants: Err(why.into()) };
+        self.engine.observe(now, Observation { at: now, what: What::Answer(answer) });
+    }
+
+    fn housekeeping(&mut self) {
+        self.drain(Wanted::Budget(BUDGET));
+        self.own_up();
+    }
+
+    /// Writes what is left to write, detaches everything, says what was done.
+    fn end(mut self, cluster: Option<Running>) {
+        self.drain(Wanted::Until(clock::now()));
+        let counters = self.kernel.counters();
+        let holdings = self.engine.holdings();
+        let cluster = cluster.map(|running| running.counters().counts()).unwrap_or_default();
+        let dropped = self.stdout.dropped();
+        self.stdout.end();
+        info!(
+            seen = counters.seen,
+            written = counters.written,
+            filtered = counters.filtered,
+            lost = counters.lost,
+            unparsed = counters.unparsed,
+            dumps = self.dumps,
+            routes = holdings.routes,
+            standing = holdings.standing,
+            told = self.told,
+            dropped,
+            requests = cluster.requests,
+            questions = cluster.questions,
+            rejections = cluster.rejections,
+            "stopped"
+        );
+    }
+}
+
+/// Sleeps for so long; for ever where there is no deadline.
+async fn sleep(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A word in the agent's own log, for those who read only that.
+fn log_finding(finding: &Finding) {
+    let (key, reason) = (finding.key.to_string(), &*finding.charge.reason);
+    let state = finding.state.as_str();
+    if finding.state == State::Opened && finding.charge.severity >= Severity::High {
+        warn!(key, state, reason, "finding");
+    } else {
+        debug!(key, state, reason, "finding");
+    }
+}

@@ -1,0 +1,6 @@
+//! Where observations come from. Each source decodes what it reads, owns up to what it has lost, and
+//! knows no other source.
+
+pub mod cluster;
+pub mod kernel;
+pub mod witness;

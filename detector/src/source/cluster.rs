@@ -1,0 +1,188 @@
+//! What the cluster says: pods of this node, nodes, the floating IP feature, and answers to
+//! questions.
+//!
+//! Four tasks share one client and one channel. Each tells when it cannot see
+//! ([`What::Blind`]) and when it sees again, waits longer after each failure (0.8 s to 30 s, with
+//! jitter), and ends when nobody listens. Nothing is kept but the addresses of nodes: objects are
+//! taken apart by `parse` where they arrive.
+//!
+//! What it costs the API server, for each node of the cluster: five watches that are renewed every
+//! few minutes, and one LIST for each question. Pods are watched by `spec.nodeName`, for which the
+//! API server has an index; no agent ever lists all pods.
+
+mod cni;
+mod counters;
+mod failure;
+mod feature;
+mod nodes;
+pub mod parse;
+mod pods;
+mod question;
+mod rejection;
+#[cfg(test)]
+mod script;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use detector_core::observation::{Observation, Question, What};
+use detector_core::workload::NodeName;
+use kube::Client;
+use kube::client::ClientBuilder;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tower::timeout::TimeoutLayer;
+use tower::util::MapRequestLayer;
+
+pub use self::counters::{Counters, Counts};
+pub use self::rejection::{Reason, Rejection};
+use crate::clock;
+use crate::config::Config;
+use crate::text::printable;
+
+/// How long the API server may take to begin an answer: not to be connected to, or to be silent, is
+/// a failure that must be told soon.
+const ANSWER: Duration = Duration::from_secs(15);
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long a watch of pods lives: at most so long a dead connection goes unnoticed.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// The same for what changes rarely and matters less.
+const SLOW_PATIENCE: Duration = Duration::from_secs(290);
+/// How long a connection may be silent in the middle of an answer: longer than any watch lives.
+const SILENCE: Duration = Duration::from_secs(320);
+
+/// Why there is no client.
+#[derive(Error, Debug)]
+pub enum ClusterError {
+    /// The kubeconfig file is of no use.
+    #[error(
+        "the kubeconfig {} is of no use: {why}; correct --kubeconfig or KUBECONFIG",
+        printable(&.path.to_string_lossy(), 256)
+    )]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// Why not, in one line.
+        why: String,
+    },
+    /// The agent runs in no pod, or in one without a service account token.
+    #[error(
+        "no API server is known: {0}; give --kubeconfig, run in a pod with a service account, or \
+         do without it by --no-api"
+    )]
+    NotInAPod(String),
+    /// The client could not be made of its settings.
+    #[error("no client for the API server: {0}; check its address and certificates")]
+    Client(String),
+}
+
+/// A client of the API server, not yet used.
+pub struct Cluster {
+    client: Client,
+    node: NodeName,
+    counters: Arc<Counters>,
+}
+
+/// The tasks of the cluster source. They end when this is dropped.
+pub struct Running {
+    tasks: JoinSet<()>,
+    counters: Arc<Counters>,
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Makes a client by the kubeconfig file, or else by the service account of the pod. Nothing is
+    /// asked yet: an API server that is down is a reason to be blind, not to give up.
+    pub async fn connect(config: &Config) -> Result<Self, ClusterError> {
+        let settings = match &config.kubeconfig {
+            Some(path) => from_file(path.clone()).await?,
+            None => kube::Config::incluster_env()
+                .map_err(|error| ClusterError::NotInAPod(in_one_line(&error)))?,
+        };
+        Self::with_settings(settings, config.node.clone())
+    }
+
+    /// Makes a client by the settings of kube.
+    fn with_settings(mut settings: kube::Config, node: NodeName) -> Result<Self, ClusterError> {
+        settings.connect_timeout = Some(CONNECT);
+        settings.read_timeout = Some(SILENCE);
+        settings.reset_reader_on_write = true;
+        // Failures are to be told, not to be tried again in silence.
+        settings.default_retry = false;
+        let counters = Arc::new(Counters::default());
+        let counted = Arc::clone(&counters);
+        let client = ClientBuilder::try_from(settings)
+            .map_err(|error| ClusterError::Client(in_one_line(&error)))?
+            .with_layer(&TimeoutLayer::new(ANSWER))
+            .with_layer(&MapRequestLayer::new(move |request| {
+                Counters::increment(&counted.requests);
+                request
+            }))
+            .build();
+        Ok(Self { client, node, counters })
+    }
+
+    /// Starts the tasks. They tell `tx` what they see and answer `questions` until it is closed or
+    /// [`Running`] is dropped.
+    pub fn start(
+        self,
+        tx: mpsc::Sender<Observation>,
+        questions: mpsc::Receiver<Question>,
+    ) -> Running {
+        let Self { client, node, counters } = self;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(pods::run(client.clone(), node.clone(), Arc::clone(&counters), tx.clone()));
+        tasks.spawn(nodes::run(client.clone(), Arc::clone(&counters), tx.clone()));
+        tasks.spawn(feature::run(client.clone(), node, Arc::clone(&counters), tx.clone()));
+        tasks.spawn(question::run(client, Arc::clone(&counters), questions, tx));
+        Running { tasks, counters }
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// What was done so far.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Waits until a task has ended, which only happens when nobody listens to it any more or it
+    /// has panicked; `None` when all have. Cancel-safe.
+    pub async fn ended(&mut self) -> Option<Result<(), tokio::task::JoinError>> {
+        self.tasks.join_next().await
+    }
+}
+
+async fn from_file(path: PathBuf) -> Result<kube::Config, ClusterError> {
+    let wrong = |error: kube::config::KubeconfigError| {
+        let why = in_one_line(&error);
+        ClusterError::Kubeconfig { path: path.clone(), why }
+    };
+    let kubeconfig = Kubeconfig::read_from(&path).map_err(wrong)?;
+    kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(wrong)
+}
+
+/// An error of another library without its line breaks and its drawings of YAML.
+fn in_one_line(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    printable(text.lines().next().unwrap_or_default(), 300)
+}
+
+/// Tells the engine; an error means that nobody listens any more.
+async fn tell(
+    tx: &mpsc::Sender<Observation>,
+    what: What,
+) -> Result<(), mpsc::error::SendError<Observation>> {
+    tx.send(Observation { at: clock::now(), what }).await
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! What the cluster source has done, in numbers that only grow.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::rejection::Rejections;
+
+/// The numbers, shared by all tasks.
+#[derive(Default)]
+pub struct Counters {
+    pub(super) requests: AtomicU64,
+    pub(super) listings: AtomicU64,
+    pub(super) failures: AtomicU64,
+    pub(super) questions: AtomicU64,
+    pub(super) unanswered: AtomicU64,
+    pub(super) rejections: Rejections,
+}
+
+/// The numbers at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Requests sent to the API server.
+    pub requests: u64,
+    /// Complete listings that a watch began with or fell back to.
+    pub listings: u64,
+    /// Listings and watches that failed and were begun again.
+    pub failures: u64,
+    /// Questions that were asked.
+    pub questions: u64,
+    /// Questions that nobody could answer.
+    pub unanswered: u64,
+    /// Parts of objects that were not taken.
+    pub rejections: u64,
+}
+
+// === impl Counters ===
+
+impl Counters {
+    /// The numbers now.
+    pub fn counts(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            requests: read(&self.requests),
+            listings: read(&self.listings),
+            failures: read(&self.failures),
+            questions: read(&self.questions),
+            unanswered: read(&self.unanswered),
+            rejections: self.rejections.count(),
+        }
+    }
+
+    pub(super) fn increment(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
