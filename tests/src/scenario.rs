@@ -8,6 +8,7 @@
 pub mod compare;
 pub mod engine;
 pub mod ip;
+pub mod node;
 pub mod words;
 
 use std::collections::BTreeMap;
@@ -156,6 +157,8 @@ pub enum Step {
     Wait(Duration),
     /// The API's watches deliver nothing, or deliver again.
     Api(ApiState),
+    /// A line for those who watch the demonstration; nothing happens.
+    Say(String),
 }
 
 /// Whether the API server's watches deliver.

@@ -23,7 +23,7 @@ use detector_core::time::BootTime;
 use thiserror::Error;
 
 pub use self::decode::{change, state};
-pub use self::dump::{BATCH, Dump, DumpError, DumpOptions, DumpStep, DumpTotals, uplinks_now};
+pub use self::dump::{BATCH, Dump, DumpError, DumpOptions, DumpStep, DumpTotals};
 use self::netlink::Notifications;
 use self::records::Records;
 pub use self::resync::{Reason, Resync, ResyncOptions, ResyncStep};

@@ -131,11 +131,15 @@ impl Judge<'_> {
             }
             (Ownership::Pending(until), permission) => {
                 // With the feature off or another's reservation the route is wrong whoever owns
-                // the address, and the answer only adds the victim's name.
-                if floating && self.is_forbidden(permission) && self.feature_known() {
-                    return self.unapproved(leg, link, pod, address, permission, Some(until));
+                // the address. The answer adds the victim's name, and is worth a moment only.
+                let moment = leg.entry.since.after(self.facts.settings.settle);
+                if !(floating && self.is_forbidden(permission) && self.feature_known()) {
+                    return Verdict::Doubt(Doubt { until: Some(until) });
                 }
-                Verdict::Doubt(Doubt { until: Some(until) })
+                if self.now < moment {
+                    return Verdict::Doubt(Doubt { until: Some(until.min(moment)) });
+                }
+                self.unapproved(leg, link, pod, address, permission, Some(until))
             }
             (Ownership::Unanswered { why, again }, permission) => {
                 if matches!(permission, Permission::Allowed(_)) && !self.feature_off() {

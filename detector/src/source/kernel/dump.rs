@@ -21,7 +21,6 @@ use tokio::time::{Instant, timeout_at};
 
 use self::reader::{Reader, Stop};
 use self::section::Section;
-use super::uplink::Uplinks;
 use super::wire::DecodeError;
 use crate::clock;
 
@@ -140,27 +139,6 @@ impl Dump {
             Ok(None) => DumpStep::Ended(Err(DumpError::BrokeOff)),
             Err(_) => DumpStep::Ended(Err(DumpError::TimedOut(self.timeout))),
         }
-    }
-}
-
-/// The uplinks that there are now: what a source should leave out from the start.
-///
-/// Blocks, for about a millisecond with a few hundred interfaces.
-pub fn uplinks_now(settings: &Arc<Settings>) -> Result<Uplinks, DumpError> {
-    let options = DumpOptions {
-        settings: Arc::clone(settings),
-        timeout: Duration::ZERO,
-        // Whatever changes meanwhile is told by the source.
-        accept_interrupted: true,
-    };
-    let mut uplinks = Uplinks::default();
-    let read = Reader::open(options)?.read(&Section::LINKS, &mut |state| {
-        let _ = uplinks.observe_state(settings, &state);
-        Ok(())
-    });
-    match read {
-        Ok(()) | Err(Stop::Unwanted) => Ok(uplinks),
-        Err(Stop::Failed(error)) => Err(error),
     }
 }
 

@@ -95,7 +95,7 @@ impl<'a> World<'a> {
                     .with_context(|| format!("ip {arguments}"))?;
                 Ok(changes.into_iter().flat_map(|change| self.change(change)).collect())
             }
-            Step::Wait(_) | Step::Api(_) => Ok(Vec::new()),
+            Step::Wait(_) | Step::Api(_) | Step::Say(_) => Ok(Vec::new()),
         }
     }
 

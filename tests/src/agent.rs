@@ -1,0 +1,183 @@
+//! The real agent, started in a namespace and listened to.
+
+use std::ffi::CString;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use detector_core::time::BootTime;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::netns::Namespace;
+
+/// How long the agent may take to be ready, on a machine that is busy with other tests.
+const READY: Duration = Duration::from_secs(30);
+
+/// A file that has no name, for what other programs must read from a path.
+#[derive(Debug)]
+pub struct MemoryFile(OwnedFd);
+
+impl MemoryFile {
+    /// A file with this text.
+    pub fn new(text: &str) -> Result<Self> {
+        let name = CString::new("detector-test")?;
+        let file = nix::sys::memfd::memfd_create(
+            name.as_c_str(),
+            nix::sys::memfd::MFdFlags::MFD_CLOEXEC,
+        )?;
+        let mut file = std::fs::File::from(file);
+        file.write_all(text.as_bytes())?;
+        Ok(Self(file.into()))
+    }
+
+    /// The path by which it can be read as long as this lives.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+}
+
+/// A finding that the agent wrote, and when its line arrived.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// The finding.
+    pub finding: Value,
+    /// When the line was read.
+    pub at: BootTime,
+}
+
+/// A running agent.
+pub struct Agent {
+    child: Child,
+    findings: Receiver<Heard>,
+    log: Receiver<Value>,
+    logged: Vec<Value>,
+}
+
+/// The agent's program: the one named by `DETECTOR_BIN`, else the one beside this program.
+pub fn program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("DETECTOR_BIN") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?;
+    let beside = |folder: &Path| Some(folder.join("detector")).filter(|path| path.is_file());
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .find_map(beside)
+        .context("the agent is not built: run `cargo build -p detector`")
+}
+
+impl Agent {
+    /// Starts the agent in the namespace with these arguments, its log as JSON. It ends with the
+    /// thread that starts it.
+    pub fn start(namespace: &Namespace, arguments: &[&str]) -> Result<Self> {
+        let mut command = Command::new(program()?);
+        command
+            .arg("run")
+            .args(arguments)
+            .args(["--log-format", "json"])
+            .env_remove("KUBECONFIG")
+            .env_remove("NODE_NAME")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        namespace.hold(&mut command);
+        let mut child = command.spawn().context("cannot start the agent")?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (stdout, stderr) = stdout.zip(stderr).context("the agent's output is piped")?;
+        let (tell, findings) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let at = now();
+                let finding = serde_json::from_str(&line)
+                    .unwrap_or_else(|_| Value::String(format!("not JSON: {line}")));
+                if tell.send(Heard { finding, at }).is_err() {
+                    return;
+                }
+            }
+        });
+        let (tell, log) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let entry = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                if tell.send(entry).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { child, findings, log, logged: Vec::new() })
+    }
+
+    /// The process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// Waits until the log says `message`; gives the entry.
+    pub fn wait_for_log(&mut self, message: &str) -> Result<Value> {
+        let says = |entry: &Value| entry["fields"]["message"] == message;
+        if let Some(entry) = self.logged.iter().find(|entry| says(entry)) {
+            return Ok(entry.clone());
+        }
+        let end = Instant::now() + READY;
+        loop {
+            match self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(entry) => {
+                    self.logged.push(entry.clone());
+                    if says(&entry) {
+                        return Ok(entry);
+                    }
+                }
+                Err(_) => bail!("the agent never said {message:?}; it said: {:#?}", self.logged),
+            }
+        }
+    }
+
+    /// Waits until every source has told all there is.
+    pub fn wait_until_ready(&mut self) -> Result<()> {
+        self.wait_for_log("ready").map(drop)
+    }
+
+    /// The next finding; `None` where none comes in time.
+    pub fn next_finding(&self, patience: Duration) -> Result<Option<Heard>> {
+        match self.findings.recv_timeout(patience) {
+            Ok(heard) => Ok(Some(heard)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => bail!("the agent has ended"),
+        }
+    }
+
+    /// Ends the agent as Kubernetes would; gives all that it logged.
+    pub fn stop(mut self) -> Result<Vec<Value>> {
+        kill(self.pid(), Signal::SIGTERM)?;
+        let status = self.child.wait()?;
+        let mut logged = std::mem::take(&mut self.logged);
+        logged.extend(self.log.iter());
+        if !status.success() {
+            bail!("the agent ended with {status}: {logged:#?}");
+        }
+        Ok(logged)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It has ended already where it was stopped.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Now, on the clock of the kernel's records.
+pub fn now() -> BootTime {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+        .expect("every kernel of this century has the boot clock");
+    let seconds = u64::try_from(time.tv_sec()).unwrap_or_default();
+    BootTime::from_nanos(seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or_default())
+}

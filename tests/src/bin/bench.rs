@@ -1,0 +1,225 @@
+//! Measures the agent on a real kernel, each figure beside another of the same run.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use detector_core::time::BootTime;
+use detector_tests::agent::now;
+use detector_tests::rawroute::{RouteWriter, nth};
+use detector_tests::scenario::node::Node;
+use detector_tests::scenario::words::{Words, interface};
+use detector_tests::scenario::{Family, Scenario, UPLINK};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use nix::unistd::Pid;
+
+/// Hijacks that the latency is taken over.
+const HIJACKS: u32 = 3_000;
+
+/// How long one finding may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// `RTMGRP_IPV4_ROUTE` of linux/rtnetlink.h.
+const IPV4_ROUTE_GROUP: u32 = 1 << 6;
+
+/// Routes that stand at once in each round of the churn, and rounds of making and unmaking them.
+const STANDING: u32 = 100_000;
+const ROUNDS: u32 = 5;
+
+/// A victim and an attacker on one node.
+const WORLD: &str = r#"
+id: bench
+title: A victim and an attacker on one node.
+addresses:
+  cart: [10.244.1.5, "fd00:10:244:1::5"]
+  evil: [10.244.1.66, "fd00:10:244:1::66"]
+given:
+  - pod: {name: shop/cart, addresses: [cart]}
+  - pod: {name: default/evil, addresses: [evil]}
+"#;
+
+fn main() -> Result<()> {
+    let scenario = Scenario::parse(WORLD)?;
+    let words = Words { scenario: &scenario, family: Family::Ipv4 };
+    match std::env::args().nth(1).as_deref() {
+        Some("latency") => latency(words),
+        Some("churn") => churn(words),
+        _ => bail!("say which: latency or churn"),
+    }
+}
+
+fn node(words: Words<'_>) -> Result<Node> {
+    let mut node = Node::new(words)?;
+    for step in &words.scenario.given {
+        node.step(words, step)?;
+    }
+    Ok(node)
+}
+
+/// From the kernel's change to a reader of the agent's output, beside a plain listener.
+fn latency(words: Words<'_>) -> Result<()> {
+    let node = node(words)?;
+    let agent = node.start_agent(words, "ebpf")?;
+    let cart = Ipv4Addr::new(10, 244, 1, 5);
+    let evil = interface("default/evil")?;
+    let mut samples: Vec<[Duration; 3]> = Vec::new();
+    // A socket stays in the namespace that it was made in.
+    let (index, mut writer, listener) = node.namespace().within(|| -> Result<_> {
+        let mut listener = Socket::new(NETLINK_ROUTE)?;
+        listener.bind(&SocketAddr::new(0, IPV4_ROUTE_GROUP))?;
+        Ok((nix::net::if_::if_nametoindex(evil.as_str())?, RouteWriter::new()?, listener))
+    })?;
+    let (tell, heard_plainly) = std::sync::mpsc::channel::<BootTime>();
+    std::thread::spawn(move || {
+        let mut buffer = Vec::with_capacity(8192);
+        loop {
+            buffer.clear();
+            if listener.recv(&mut buffer, 0).is_err() || tell.send(now()).is_err() {
+                return;
+            }
+        }
+    });
+    // The victim's own route stands, so the attacker's is one of another metric.
+    for _ in 0..HIJACKS {
+        writer.change(true, (cart, 32), 5_000, index)?;
+        writer.flush()?;
+        let plain = heard_plainly.recv_timeout(PATIENCE)?;
+        let opened = agent.next_finding(PATIENCE)?.context("not found")?;
+        let time = |name: &str| {
+            let nanos = opened.finding["bootTime"][name].as_u64();
+            nanos.map(BootTime::from_nanos).context("a time")
+        };
+        let began = time("began")?;
+        samples.push([plain.since(began), time("told")?.since(began), opened.at.since(began)]);
+        writer.change(false, (cart, 32), 5_000, index)?;
+        writer.flush()?;
+        heard_plainly.recv_timeout(PATIENCE)?;
+        agent.next_finding(PATIENCE)?.context("not closed")?;
+    }
+    agent.stop()?;
+    println!("{HIJACKS} hijacks, from the kernel's own stamp of the route change:");
+    println!("{:<34} {:>10} {:>10} {:>10} {:>10}", "", "p50", "p90", "p99", "max");
+    let names =
+        ["plain rtnetlink listener has it", "agent writes the finding's line", "reader has the line"];
+    for (at, name) in names.iter().enumerate() {
+        let mut times: Vec<Duration> = samples.iter().map(|sample| sample[at]).collect();
+        times.sort_unstable();
+        let quantile = |per_mille: usize| times[(times.len() - 1) * per_mille / 1000];
+        let [p50, p90, p99, max] = [500, 900, 990, 1000].map(quantile);
+        println!("{name:<34} {p50:>10.1?} {p90:>10.1?} {p99:>10.1?} {max:>10.1?}");
+    }
+    Ok(())
+}
+
+/// What one pass of changes took.
+struct Pass {
+    host: Duration,
+    wide: Duration,
+    made: u64,
+}
+
+fn churn(words: Words<'_>) -> Result<()> {
+    let changes = u64::from(STANDING) * u64::from(ROUNDS) * 2;
+    let quiet = node(words)?;
+    let off = pass(&quiet, None)?;
+    drop(quiet);
+    let node = node(words)?;
+    let agent = node.start_agent(words, "ebpf")?;
+    let pid = agent.pid();
+    let (cpu_before, idle) = (cpu(pid)?, memory(pid, "VmRSS")?);
+    let on = pass(&node, Some(interface("default/evil")?))?;
+    let mut found = None;
+    let end = Instant::now() + Duration::from_secs(30);
+    while found.is_none() && Instant::now() < end {
+        if let Some(heard) = agent.next_finding(Duration::from_secs(1))?
+            && heard.finding["attacker"]["pod"] == "evil"
+            && heard.finding["state"] == "opened"
+        {
+            found = Some(heard);
+        }
+    }
+    let cpu = cpu(pid)? - cpu_before;
+    let peak = memory(pid, "VmHWM")?;
+    let log = agent.stop()?;
+    let last = log.last().map(|entry| entry["fields"].clone()).unwrap_or_default();
+    let count = |name: &str| last[name].as_u64().unwrap_or_default();
+    let [seen, written, filtered, lost, unparsed] =
+        ["seen", "written", "filtered", "lost", "unparsed"].map(count);
+    let hijack = found.context("the hijack among them was not found")?;
+
+    let rate = |took: Duration| changes as f64 / took.as_secs_f64() / 1_000.0;
+    println!("{changes} changes of host routes and {changes} of others, {STANDING} standing at once");
+    println!("{:<36} {:>12} {:>12} {:>8}", "", "agent off", "agent on", "ratio");
+    for (name, off, on) in
+        [("host routes, thousand/s", off.host, on.host), ("other routes, thousand/s", off.wide, on.wide)]
+    {
+        let (off, on) = (rate(off), rate(on));
+        println!("{name:<36} {off:>12.0} {on:>12.0} {:>8.2}", on / off);
+    }
+    println!("hijack found: {} {}", hijack.finding["key"], hijack.finding["reason"]);
+    println!(
+        "made {}; seen {seen} = written {written} + filtered {filtered} + lost {lost} + unparsed \
+         {unparsed}; dumps {}",
+        on.made,
+        count("dumps")
+    );
+    println!("agent: {cpu:.2} s of CPU; RSS {idle} KiB before, {peak} KiB at its peak");
+    ensure!(seen == written + filtered + lost + unparsed, "a record is not accounted for");
+    ensure!(seen >= on.made, "fewer messages seen than changes made");
+    ensure!(peak <= 64 << 10, "the agent took more than 64 MiB");
+    Ok(())
+}
+
+/// A million changes of each sort, with a hijack in the middle where there is an attacker.
+fn pass(node: &Node, attacker: Option<String>) -> Result<Pass> {
+    node.namespace().within(|| {
+        let uplink = nix::net::if_::if_nametoindex(UPLINK)?;
+        let mut writer = RouteWriter::new()?;
+        let hosts = Ipv4Addr::new(100, 64, 0, 0);
+        let started = Instant::now();
+        for round in 0..ROUNDS {
+            for n in 0..STANDING {
+                writer.change(true, (nth(hosts, n), 32), 0, uplink)?;
+                if let Some(attacker) = attacker.as_deref().filter(|_| round == 2 && n == STANDING / 2)
+                {
+                    let index = nix::net::if_::if_nametoindex(attacker)?;
+                    writer.change(true, (Ipv4Addr::new(10, 244, 1, 5), 32), 5_000, index)?;
+                }
+            }
+            for n in 0..STANDING {
+                writer.change(false, (nth(hosts, n), 32), 0, uplink)?;
+            }
+        }
+        writer.flush()?;
+        let host = started.elapsed();
+        let started = Instant::now();
+        for _ in 0..ROUNDS {
+            for present in [true, false] {
+                for n in 0..STANDING {
+                    let to = nth(Ipv4Addr::new(20, 0, 0, 0), n * 256);
+                    writer.change(present, (to, 24), 0, uplink)?;
+                }
+            }
+        }
+        writer.flush()?;
+        Ok(Pass { host, wide: started.elapsed(), made: writer.made })
+    })
+}
+
+/// Seconds of CPU that the process has used.
+fn cpu(pid: Pid) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').context("a command")?.1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
+    Ok(ticks as f64 / per_second as f64)
+}
+
+/// A figure of the process's memory, in KiB.
+fn memory(pid: Pid, name: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|line| line.starts_with(name)).context("a figure of memory")?;
+    Ok(line.split_whitespace().nth(1).context("its value")?.parse()?)
+}

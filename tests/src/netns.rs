@@ -1,0 +1,84 @@
+//! Network namespaces that end by themselves.
+//!
+//! A namespace here has no name and no file: it lives as long as a descriptor of this process and
+//! the processes in it do. Those are killed by the kernel when the thread that started them is
+//! gone. So nothing is left behind, however a test ends.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// A network namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    file: OwnedFd,
+}
+
+impl Namespace {
+    /// Makes a namespace, with its loopback interface up. Needs root.
+    pub fn new() -> Result<Self> {
+        let make = || -> Result<OwnedFd> {
+            unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace: be root")?;
+            Ok(File::open("/proc/thread-self/ns/net")?.into())
+        };
+        let file = std::thread::spawn(make).join().expect("making a namespace does not panic")?;
+        let namespace = Self { file };
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
+    }
+
+    /// A path by which other programs of this run can open the namespace.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+
+    /// Makes the command run in the namespace, and end with the thread that starts it.
+    pub fn hold(&self, command: &mut Command) {
+        let file = self.file.as_raw_fd();
+        let parent = nix::unistd::getpid();
+        let enter = move || {
+            // SAFETY: the descriptor stays open in the parent, of which this is a copy.
+            let file = unsafe { std::os::fd::BorrowedFd::borrow_raw(file) };
+            setns(file, CloneFlags::CLONE_NEWNET)?;
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+            // The parent may have ended before the line above.
+            if nix::unistd::getppid() == parent {
+                Ok(())
+            } else {
+                Err(io::Error::other("the test has ended"))
+            }
+        };
+        // SAFETY: between fork and exec `enter` makes three system calls and allocates nothing but
+        // an error on its way out.
+        unsafe { command.pre_exec(enter) };
+    }
+
+    /// Runs `work` in the namespace, in a thread of its own.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                setns(&self.file, CloneFlags::CLONE_NEWNET).expect("the namespace is open");
+                work()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Runs `ip` with these arguments in the namespace.
+    pub fn ip(&self, arguments: &str) -> Result<()> {
+        let mut command = Command::new("ip");
+        command.args(arguments.split_whitespace());
+        self.hold(&mut command);
+        let output = command.output().context("cannot start ip: install iproute2")?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("ip {arguments}: {}", said.trim());
+        }
+        Ok(())
+    }
+}
