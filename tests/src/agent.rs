@@ -27,10 +27,8 @@ impl MemoryFile {
     /// A file with this text.
     pub fn new(text: &str) -> Result<Self> {
         let name = CString::new("detector-test")?;
-        let file = nix::sys::memfd::memfd_create(
-            name.as_c_str(),
-            nix::sys::memfd::MFdFlags::MFD_CLOEXEC,
-        )?;
+        let file =
+            nix::sys::memfd::memfd_create(name.as_c_str(), nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
         let mut file = std::fs::File::from(file);
         file.write_all(text.as_bytes())?;
         Ok(Self(file.into()))
@@ -175,9 +173,14 @@ impl Drop for Agent {
 }
 
 /// Now, on the clock of the kernel's records.
+///
+/// # Panics
+/// Where the kernel has no such clock, on which the agent does not run either.
 pub fn now() -> BootTime {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
         .expect("every kernel of this century has the boot clock");
     let seconds = u64::try_from(time.tv_sec()).unwrap_or_default();
-    BootTime::from_nanos(seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or_default())
+    BootTime::from_nanos(
+        seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or_default(),
+    )
 }

@@ -21,9 +21,13 @@ pub struct Namespace {
 
 impl Namespace {
     /// Makes a namespace, with its loopback interface up. Needs root.
+    ///
+    /// # Panics
+    /// Never: what is done in its thread gives errors.
     pub fn new() -> Result<Self> {
         let make = || -> Result<OwnedFd> {
-            unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace: be root")?;
+            unshare(CloneFlags::CLONE_NEWNET)
+                .context("cannot make a network namespace: be root")?;
             Ok(File::open("/proc/thread-self/ns/net")?.into())
         };
         let file = std::thread::spawn(make).join().expect("making a namespace does not panic")?;
@@ -59,6 +63,9 @@ impl Namespace {
     }
 
     /// Runs `work` in the namespace, in a thread of its own.
+    ///
+    /// # Panics
+    /// Where `work` does.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {

@@ -23,9 +23,12 @@ const ROUNDS: usize = 5;
 /// Observations of one kind that are timed at a time.
 const BATCH: u32 = 20_000;
 
+/// Times a batch of observations.
+type Measure = fn(&mut World) -> Duration;
+
 fn main() {
     let mut worlds: Vec<World> = SIZES.iter().map(|size| World::new(*size)).collect();
-    let kinds: [(&str, fn(&mut World) -> Duration); 3] = [
+    let kinds: [(&str, Measure); 3] = [
         ("a route by an uplink comes or goes", World::routes),
         ("a pod's own route comes or goes", World::own_routes),
         ("a hijack comes or goes", World::hijacks),

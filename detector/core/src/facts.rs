@@ -112,9 +112,12 @@ impl Facts {
         pod.established.is_some_and(|then| link.since > then.after(self.settings.newborn))
     }
 
-    /// Whether the pod's own interface stands, so that its route can be no leftover.
+    /// Whether the pod's own interface stands, so that its route can be no leftover. An interface
+    /// of its name that came after the pod had its address is another's: the next pod's of that
+    /// name, of which the API has yet to tell.
     pub(crate) fn is_attached(&self, pod: &LocalPod) -> bool {
-        pod.interfaces.iter().any(|name| self.kernel.links.by_name(name).is_some())
+        let links = pod.interfaces.iter().filter_map(|name| self.kernel.links.by_name(name));
+        links.into_iter().any(|link| pod.established.is_some_and(|then| link.since <= then))
     }
 
     /// What is missing for a full verdict, in words.

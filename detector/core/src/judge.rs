@@ -141,9 +141,12 @@ impl<'a> Judge<'a> {
             return;
         }
         let rule = rule.filter(|_| !route.table.is_builtin());
+        // Packets go there since there is both the route and the rule that leads to it.
+        let ruled = rule.and_then(|rule| self.facts.kernel.rule_since(rule));
+        let since = ruled.map_or(entry.since, |ruled| ruled.max(entry.since));
         let mut add = |target: Target, verdict: Verdict| {
             if verdict != Verdict::Irrelevant {
-                merge(verdicts, target, verdict, entry.since);
+                merge(verdicts, target, verdict, since);
             }
         };
         match route.kind {
@@ -272,9 +275,7 @@ impl<'a> Judge<'a> {
     /// A rule for a destination: wrong if it leads the traffic of a pod of this node past the
     /// pod's own route.
     fn rule(&mut self, rule: &Rule) -> Option<(Target, (Verdict, BootTime))> {
-        if !self.facts.kernel.has_rule(rule) {
-            return None;
-        }
+        let since = self.facts.kernel.rule_since(rule)?;
         let prefix = rule.to?;
         let address = prefix.host_address()?;
         let pod = self.attached_owner(address)?;
@@ -319,7 +320,7 @@ impl<'a> Judge<'a> {
             .into(),
             evidence: vec![
                 Evidence {
-                    at: self.now,
+                    at: since,
                     witness: Witness::Kernel,
                     text: format!("rule {rule}").into(),
                 },
@@ -327,7 +328,7 @@ impl<'a> Judge<'a> {
             ],
             missing: self.facts.missing(),
         };
-        Some((target, (Verdict::Charged(Box::new(charge), None), self.now)))
+        Some((target, (Verdict::Charged(Box::new(charge), None), since)))
     }
 
     /// The route that wins for an address within one table.

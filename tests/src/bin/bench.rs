@@ -1,5 +1,7 @@
 //! Measures the agent on a real kernel, each figure beside another of the same run.
 
+#![allow(clippy::cast_precision_loss, reason = "figures for people have three digits")]
+
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -100,8 +102,11 @@ fn latency(words: Words<'_>) -> Result<()> {
     agent.stop()?;
     println!("{HIJACKS} hijacks, from the kernel's own stamp of the route change:");
     println!("{:<34} {:>10} {:>10} {:>10} {:>10}", "", "p50", "p90", "p99", "max");
-    let names =
-        ["plain rtnetlink listener has it", "agent writes the finding's line", "reader has the line"];
+    let names = [
+        "plain rtnetlink listener has it",
+        "agent writes the finding's line",
+        "reader has the line",
+    ];
     for (at, name) in names.iter().enumerate() {
         let mut times: Vec<Duration> = samples.iter().map(|sample| sample[at]).collect();
         times.sort_unstable();
@@ -128,7 +133,7 @@ fn churn(words: Words<'_>) -> Result<()> {
     let agent = node.start_agent(words, "ebpf")?;
     let pid = agent.pid();
     let (cpu_before, idle) = (cpu(pid)?, memory(pid, "VmRSS")?);
-    let on = pass(&node, Some(interface("default/evil")?))?;
+    let on = pass(&node, Some(&interface("default/evil")?))?;
     let mut found = None;
     let end = Instant::now() + Duration::from_secs(30);
     while found.is_none() && Instant::now() < end {
@@ -141,38 +146,41 @@ fn churn(words: Words<'_>) -> Result<()> {
     }
     let cpu = cpu(pid)? - cpu_before;
     let peak = memory(pid, "VmHWM")?;
-    let log = agent.stop()?;
-    let last = log.last().map(|entry| entry["fields"].clone()).unwrap_or_default();
+    let logged = agent.stop()?;
+    let last = logged.last().map(|entry| entry["fields"].clone()).unwrap_or_default();
     let count = |name: &str| last[name].as_u64().unwrap_or_default();
-    let [seen, written, filtered, lost, unparsed] =
+    let [seen, written, filtered, missed, unparsed] =
         ["seen", "written", "filtered", "lost", "unparsed"].map(count);
     let hijack = found.context("the hijack among them was not found")?;
 
     let rate = |took: Duration| changes as f64 / took.as_secs_f64() / 1_000.0;
-    println!("{changes} changes of host routes and {changes} of others, {STANDING} standing at once");
+    println!(
+        "{changes} changes of host routes and {changes} of others, {STANDING} standing at once"
+    );
     println!("{:<36} {:>12} {:>12} {:>8}", "", "agent off", "agent on", "ratio");
-    for (name, off, on) in
-        [("host routes, thousand/s", off.host, on.host), ("other routes, thousand/s", off.wide, on.wide)]
-    {
+    for (name, off, on) in [
+        ("host routes, thousand/s", off.host, on.host),
+        ("other routes, thousand/s", off.wide, on.wide),
+    ] {
         let (off, on) = (rate(off), rate(on));
         println!("{name:<36} {off:>12.0} {on:>12.0} {:>8.2}", on / off);
     }
     println!("hijack found: {} {}", hijack.finding["key"], hijack.finding["reason"]);
     println!(
-        "made {}; seen {seen} = written {written} + filtered {filtered} + lost {lost} + unparsed \
+        "made {}; seen {seen} = written {written} + filtered {filtered} + lost {missed} + unparsed \
          {unparsed}; dumps {}",
         on.made,
         count("dumps")
     );
     println!("agent: {cpu:.2} s of CPU; RSS {idle} KiB before, {peak} KiB at its peak");
-    ensure!(seen == written + filtered + lost + unparsed, "a record is not accounted for");
+    ensure!(seen == written + filtered + missed + unparsed, "a record is not accounted for");
     ensure!(seen >= on.made, "fewer messages seen than changes made");
     ensure!(peak <= 64 << 10, "the agent took more than 64 MiB");
     Ok(())
 }
 
 /// A million changes of each sort, with a hijack in the middle where there is an attacker.
-fn pass(node: &Node, attacker: Option<String>) -> Result<Pass> {
+fn pass(node: &Node, attacker: Option<&str>) -> Result<Pass> {
     node.namespace().within(|| {
         let uplink = nix::net::if_::if_nametoindex(UPLINK)?;
         let mut writer = RouteWriter::new()?;
@@ -181,7 +189,8 @@ fn pass(node: &Node, attacker: Option<String>) -> Result<Pass> {
         for round in 0..ROUNDS {
             for n in 0..STANDING {
                 writer.change(true, (nth(hosts, n), 32), 0, uplink)?;
-                if let Some(attacker) = attacker.as_deref().filter(|_| round == 2 && n == STANDING / 2)
+                if let Some(attacker) =
+                    attacker.filter(|_| round == 2 && n == STANDING / 2)
                 {
                     let index = nix::net::if_::if_nametoindex(attacker)?;
                     writer.change(true, (Ipv4Addr::new(10, 244, 1, 5), 32), 5_000, index)?;

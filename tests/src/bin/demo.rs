@@ -143,11 +143,11 @@ impl Demo<'_> {
                 let (namespace, name) = step.pod.split_once('/').context("a pod")?;
                 let mut text = format!("$ kubectl annotate pod -n {namespace} {name}");
                 for (key, value) in &step.annotations {
-                    text += &match value.as_str() {
-                        "" => format!(" cni.projectcalico.org/{key}-"),
+                    text = match value.as_str() {
+                        "" => format!("{text} cni.projectcalico.org/{key}-"),
                         value => {
                             let value = self.words.expand(value)?;
-                            format!(" cni.projectcalico.org/{key}='{value}'")
+                            format!("{text} cni.projectcalico.org/{key}='{value}'")
                         }
                     };
                 }

@@ -114,7 +114,12 @@ fn report(cases: &[Case<'_>], outcomes: &[Option<Outcome>], took: Duration) -> E
             Rung::Ebpf => "kernel, ebpf",
             Rung::Netlink => "kernel, netlink",
         };
-        let name = format!("{:<5} {} ({}, {rung})", case.named.scenario.id, case.named.name, case.family.as_str());
+        let name = format!(
+            "{:<5} {} ({}, {rung})",
+            case.named.scenario.id,
+            case.named.name,
+            case.family.as_str()
+        );
         match outcome {
             Some(Outcome::Held { found, slowest }) => {
                 held += 1;

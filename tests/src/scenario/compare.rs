@@ -47,7 +47,7 @@ pub type AllSeen = BTreeMap<String, Seen>;
 pub fn add(all: &mut AllSeen, state: &'static str, mut seen: Seen) {
     if let Some(before) = all.get(&seen.key) {
         seen.latency = before.latency;
-        seen.states = before.states.clone();
+        seen.states.clone_from(&before.states);
     }
     seen.states.push(state);
     all.insert(seen.key.clone(), seen);

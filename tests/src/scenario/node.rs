@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use super::compare::{self, AllSeen, Seen};
 use super::words::{Words, interface, pod_key};
 use super::{ApiState, FeatureState, PodStep, Step, UPLINK};
+use crate::agent::{Agent, Heard, MemoryFile};
 use crate::apiserver::ApiServer;
 use crate::apiserver::refusal::Refusal;
-use crate::agent::{Agent, Heard, MemoryFile};
 use crate::netns::Namespace;
 
 /// How long findings may take that are expected, beyond what the scenario itself allows: other
@@ -45,7 +45,7 @@ pub fn run(words: Words<'_>, route_source: &str) -> Result<AllSeen> {
         node.step(words, step).with_context(|| format!("step {step:?}"))?;
     }
     let mut all = AllSeen::new();
-    node.wait_for_expected(words, &agent, &mut all)?;
+    wait_for_expected(words, &agent, &mut all)?;
     node.sing(&agent, &mut all)?;
     agent.stop()?;
     Ok(all)
@@ -94,7 +94,7 @@ impl Node {
                 "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
                 "status": {"addresses": addresses},
             }))
-            .map_err(refused)?;
+            .map_err(|refusal| refused(&refusal))?;
         }
         let mut spec = json!({});
         match words.scenario.feature {
@@ -106,7 +106,7 @@ impl Node {
             "apiVersion": "crd.projectcalico.org/v1", "kind": "FelixConfiguration",
             "metadata": {"name": "default"}, "spec": spec,
         }))
-        .map_err(refused)?;
+        .map_err(|refusal| refused(&refusal))?;
         Ok(Self { namespace, far, api, pods: BTreeSet::new(), peers: 0 })
     }
 
@@ -152,12 +152,16 @@ impl Node {
             }
             Step::Terminate(pod) => {
                 let key = pod_key(pod)?;
-                self.api.terminate(key.namespace(), key.name()).map_err(refused)?;
+                self.api
+                    .terminate(key.namespace(), key.name())
+                    .map_err(|refusal| refused(&refusal))?;
                 Ok(())
             }
             Step::Gone(pod) => {
                 let key = pod_key(pod)?;
-                self.api.remove("pods", key.namespace(), key.name()).map_err(refused)?;
+                self.api
+                    .remove("pods", key.namespace(), key.name())
+                    .map_err(|refusal| refused(&refusal))?;
                 self.pods.remove(pod);
                 Ok(())
             }
@@ -221,7 +225,7 @@ impl Node {
                 },
                 "status": status,
             }))
-            .map_err(refused)?;
+            .map_err(|refusal| refused(&refusal))?;
             return Ok(());
         }
         self.patch(&step.name, &json!({"metadata": {"annotations": annotations}, "status": status}))
@@ -230,7 +234,9 @@ impl Node {
     fn patch(&self, pod: &str, patch: &Value) -> Result<()> {
         let key = pod_key(pod)?;
         ensure!(self.pods.contains(pod), "no pod {pod}");
-        self.api.patch("pods", key.namespace(), key.name(), patch).map_err(refused)?;
+        self.api
+            .patch("pods", key.namespace(), key.name(), patch)
+            .map_err(|refusal| refused(&refusal))?;
         Ok(())
     }
 
@@ -238,39 +244,10 @@ impl Node {
     fn link(&mut self, name: &str) -> Result<()> {
         self.peers += 1;
         let peer = format!("pod{}", self.peers);
-        self.namespace.ip(&format!(
-            "link add {name} type veth peer name {peer} netns {}",
-            self.far.path()
-        ))?;
+        self.namespace
+            .ip(&format!("link add {name} type veth peer name {peer} netns {}", self.far.path()))?;
         self.far.ip(&format!("link set {peer} up"))?;
         self.namespace.ip(&format!("link set {name} up"))
-    }
-
-    /// Listens until all that is expected has been heard, or for too long.
-    fn wait_for_expected(
-        &self,
-        words: Words<'_>,
-        agent: &Agent,
-        all: &mut AllSeen,
-    ) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
-        let mut keys = Vec::new();
-        for expected in &words.scenario.expect {
-            keys.push((words.expand(&expected.key)?, expected.closed));
-        }
-        let satisfied = |all: &AllSeen| {
-            keys.iter().all(|(key, closed)| {
-                all.get(key).is_some_and(|seen| !closed || seen.states.last() == Some(&"closed"))
-            })
-        };
-        while !satisfied(all) {
-            let left = end.saturating_duration_since(Instant::now());
-            match agent.next_finding(left)? {
-                Some(heard) => hear(all, &heard)?,
-                None => break,
-            }
-        }
-        Ok(())
     }
 
     /// Makes a hijack that is certain to be found, and listens until it is: all that came before it
@@ -290,15 +267,35 @@ impl Node {
     }
 }
 
-fn refused(refusal: Refusal) -> anyhow::Error {
+/// Listens until all that is expected has been heard, or for too long.
+fn wait_for_expected(words: Words<'_>, agent: &Agent, all: &mut AllSeen) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    let mut keys = Vec::new();
+    for expected in &words.scenario.expect {
+        keys.push((words.expand(&expected.key)?, expected.closed));
+    }
+    let satisfied = |all: &AllSeen| {
+        keys.iter().all(|(key, closed)| {
+            all.get(key).is_some_and(|seen| !closed || seen.states.last() == Some(&"closed"))
+        })
+    };
+    while !satisfied(all) {
+        let left = end.saturating_duration_since(Instant::now());
+        match agent.next_finding(left)? {
+            Some(heard) => hear(all, &heard)?,
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+fn refused(refusal: &Refusal) -> anyhow::Error {
     anyhow::anyhow!("the API server refuses: {}", refusal.to_status())
 }
 
 fn addresses(words: Words<'_>, names: &[String]) -> Result<Value> {
-    let addresses: Vec<String> = names
-        .iter()
-        .map(|name| Ok(words.address(name)?.to_string()))
-        .collect::<Result<_>>()?;
+    let addresses: Vec<String> =
+        names.iter().map(|name| Ok(words.address(name)?.to_string())).collect::<Result<_>>()?;
     let all: Vec<Value> = addresses.iter().map(|address| json!({"ip": address})).collect();
     Ok(match addresses.first() {
         Some(first) => json!({"podIP": first, "podIPs": all}),

@@ -65,6 +65,17 @@ impl Fib {
         self.by_nexthop.get(&id).into_iter().flatten().copied().collect()
     }
 
+    /// Notes that the routes by a next-hop object lead elsewhere from now on.
+    pub(crate) fn turn_nexthop(&mut self, id: NextHopId, at: BootTime) {
+        for prefix in self.on_nexthop(id) {
+            for entry in self.routes.get_mut(&prefix).into_iter().flatten() {
+                if entry.route.nexthop_id == Some(id) {
+                    entry.since = at;
+                }
+            }
+        }
+    }
+
     pub(crate) fn in_table(&self, table: Table) -> Vec<Prefix> {
         self.by_table.get(&table).into_iter().flatten().copied().collect()
     }
@@ -113,7 +124,8 @@ impl Fib {
         let first = entries.iter().position(peers);
         if let Some(same) = position_of_same(entries, &entry.route, replace) {
             let old = &entries[same];
-            if old.route.hops == entry.route.hops && old.route.kind == entry.route.kind {
+            let by_object = entry.route.nexthop_id.is_some();
+            if by_object || is_same_path(&old.route, &entry.route) {
                 entry.since = old.since;
                 entry.displaced = old.displaced;
                 entry.writer = old.writer.or(writer);

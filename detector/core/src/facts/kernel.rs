@@ -5,7 +5,7 @@
 //! comes out is the truth: a change that the dump already held is idempotent, one that it lacked is
 //! added, and one made before its part was read is overruled by the later ones that follow it.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::fib::{Entry, Fib};
@@ -30,11 +30,14 @@ const LOG_CAP: usize = 131_072;
 pub(crate) struct KernelTables {
     pub(crate) links: Links,
     pub(crate) fib: Fib,
-    rules: HashSet<Rule>,
+    /// Each with the time from which it has stood.
+    rules: HashMap<Rule, BootTime>,
     rules_by_table: HashMap<Table, BTreeSet<Rule>>,
     rules_by_destination: HashMap<IpAddr, BTreeSet<Rule>>,
     nexthops: HashMap<NextHopId, NextHopObject>,
     dump: Option<Box<Dump>>,
+    /// Whether a dump was ever complete.
+    complete: bool,
 }
 
 /// A dump in progress.
@@ -115,10 +118,15 @@ impl KernelTables {
                     self.bury(entry, &mut affected);
                 }
             }
-            KernelChange::Rule(rule) => self.add_rule(rule, &mut affected),
+            KernelChange::Rule(rule) => self.add_rule(at, rule, &mut affected),
             KernelChange::RuleGone(rule) => self.remove_rule(rule, &mut affected),
             KernelChange::NextHop(id, object) => {
-                self.nexthops.insert(id, object);
+                let former = self.nexthops.insert(id, object.clone());
+                if former.is_some_and(|former| former != object) {
+                    for id in self.users_of(id) {
+                        self.fib.turn_nexthop(id, at);
+                    }
+                }
                 self.touch_nexthop(id, &mut affected);
             }
             KernelChange::NextHopGone(id) => {
@@ -144,10 +152,12 @@ impl KernelTables {
         match part {
             KernelState::Link(link) => {
                 tables.fib.index_interface(link.index, !settings.is_uplink(&link));
-                tables.links.apply(at, link);
+                // What stood before anybody looked has stood for ever.
+                let since = if self.complete { at } else { BootTime::ZERO };
+                tables.links.apply(since, link);
             }
             KernelState::Route(route) => tables.fib.add(at, route, Place::Behind, None),
-            KernelState::Rule(rule) => tables.add_rule(rule, &mut Affected::default()),
+            KernelState::Rule(rule) => tables.add_rule(at, rule, &mut Affected::default()),
             KernelState::NextHop(id, object) => {
                 tables.nexthops.insert(id, object);
             }
@@ -173,7 +183,11 @@ impl KernelTables {
             tables.apply(settings, at, change);
         }
         tables.links.remember(&self.links);
+        for (rule, since) in &mut tables.rules {
+            *since = self.rules.get(rule).copied().unwrap_or(*since);
+        }
         tables.fib.remember(&self.fib);
+        tables.complete = true;
         let older = std::mem::replace(self, tables);
         self.compare(&older, affected);
         if unsure { DumpEnd::Unsure } else { DumpEnd::Complete }
@@ -200,7 +214,7 @@ impl KernelTables {
             let has_vrf = self.links.iter().any(|known| vrf(known.link.kind));
             has_vrf
                 .then(|| {
-                    self.rules.iter().filter(|rule| rule.action == RuleAction::LookupVrf).min()
+                    self.rules.keys().filter(|rule| rule.action == RuleAction::LookupVrf).min()
                 })
                 .flatten()
         })
@@ -211,8 +225,9 @@ impl KernelTables {
         self.rules_by_table.get(&table).into_iter().flatten().filter(|rule| rule.to.is_some())
     }
 
-    pub(crate) fn has_rule(&self, rule: &Rule) -> bool {
-        self.rules.contains(rule)
+    /// Since when a rule has stood, if it does.
+    pub(crate) fn rule_since(&self, rule: &Rule) -> Option<BootTime> {
+        self.rules.get(rule).copied()
     }
 
     /// The rules for this one destination.
@@ -248,15 +263,20 @@ impl KernelTables {
     }
 
     fn touch_nexthop(&self, id: NextHopId, affected: &mut Affected) {
-        affected.prefixes.extend(self.fib.on_nexthop(id));
-        for (group, object) in &self.nexthops {
-            if matches!(object, NextHopObject::Group(members) if members.contains(&id)) {
-                affected.prefixes.extend(self.fib.on_nexthop(*group));
-            }
+        for id in self.users_of(id) {
+            affected.prefixes.extend(self.fib.on_nexthop(id));
         }
     }
 
-    fn add_rule(&mut self, rule: Rule, affected: &mut Affected) {
+    /// The object and the groups that it is a member of.
+    fn users_of(&self, id: NextHopId) -> Vec<NextHopId> {
+        let has = |object: &NextHopObject| matches!(object, NextHopObject::Group(members) if members.contains(&id));
+        let groups =
+            self.nexthops.iter().filter(|(_, object)| has(object)).map(|(group, _)| *group);
+        std::iter::once(id).chain(groups).collect()
+    }
+
+    fn add_rule(&mut self, at: BootTime, rule: Rule, affected: &mut Affected) {
         if let RuleAction::Lookup(table) = rule.action {
             self.rules_by_table.entry(table).or_default().insert(rule.clone());
             affected.prefixes.extend(self.fib.in_table(table));
@@ -267,11 +287,11 @@ impl KernelTables {
             self.rules_by_destination.entry(address).or_default().insert(rule.clone());
         }
         affected.rules.push(rule.clone());
-        self.rules.insert(rule);
+        self.rules.entry(rule).or_insert(at);
     }
 
     fn remove_rule(&mut self, rule: Rule, affected: &mut Affected) {
-        if !self.rules.remove(&rule) {
+        if self.rules.remove(&rule).is_none() {
             return;
         }
         if let Some(address) = rule.to.and_then(|to| to.host_address())
@@ -330,7 +350,9 @@ impl KernelTables {
                 affected.links.push(known.link.index);
             }
         }
-        for rule in self.rules.symmetric_difference(&older.rules) {
+        let new = self.rules.keys().filter(|rule| !older.rules.contains_key(rule));
+        let gone = older.rules.keys().filter(|rule| !self.rules.contains_key(rule));
+        for rule in new.chain(gone) {
             affected.rules.push(rule.clone());
             if let RuleAction::Lookup(table) = rule.action {
                 affected.prefixes.extend(self.fib.in_table(table));

@@ -32,7 +32,9 @@ impl Judge<'_> {
             text: self.route_words(leg).into(),
         }];
         if let Some(rule) = leg.rule {
-            evidence.push(self.evidence(Witness::Kernel, format!("rule {rule}")));
+            let at = self.facts.kernel.rule_since(rule).unwrap_or(self.now);
+            let text = format!("rule {rule}").into();
+            evidence.push(Evidence { at, witness: Witness::Kernel, text });
         }
         Charge {
             certainty: Certainty::Hijack,

@@ -1,6 +1,7 @@
 //! A small world with ground truth, for the properties: a kernel whose tables follow the rules of
 //! net/ipv4/fib_trie.c written down once more in the plainest way, and a cluster.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, reason = "each test file uses its own part of the world")]
 
 use std::fmt;
@@ -150,6 +151,10 @@ impl Kernel {
                 vec![KernelChange::RouteGone(self.routes.remove(at))]
             }
             Ask::LinkUp(n) => {
+                // One that was deleted and made again would be another interface.
+                if !self.links.iter().any(|l| l.index == index(n)) {
+                    return Vec::new();
+                }
                 self.links.retain(|l| l.index != index(n));
                 self.links.push(link(n, true));
                 vec![KernelChange::Link(link(n, true))]
@@ -202,7 +207,7 @@ impl Kernel {
                 == (route.prefix, route.table, route.tos, route.metric)
         };
         let first = self.routes.iter().position(peer);
-        let same = self.routes.iter().any(|r| *r == route);
+        let same = self.routes.contains(&route);
         match (first, how) {
             (Some(_), How::Exclusive) => return Vec::new(),
             (Some(_), _) if same => return Vec::new(),
@@ -329,6 +334,12 @@ impl Harness {
         self.now = self.now.after(Duration::from_micros(10));
     }
 
+    pub(crate) fn observe_all(&mut self, words: Vec<What>) {
+        for what in words {
+            self.observe(what);
+        }
+    }
+
     pub(crate) fn listen(&mut self) {
         while let Some(output) = self.engine.poll() {
             match output {
@@ -374,7 +385,7 @@ impl Harness {
 
     /// Lets every grace run out.
     pub(crate) fn settle(&mut self) {
-        self.pass(Duration::from_secs(120));
+        self.pass(Duration::from_mins(2));
     }
 
     /// What stands, in a form that does not depend on when it was found.

@@ -125,12 +125,11 @@ impl<'a> World<'a> {
         let node = step.node.clone().unwrap_or_else(|| self.words.scenario.node.clone());
         let addresses: Vec<IpAddr> =
             step.addresses.iter().map(|name| self.words.address(name)).collect::<Result<_>>()?;
-        let uid = match self.pods.get(&key) {
-            Some(pod) => pod.uid.clone(),
-            None => {
-                self.uids += 1;
-                Uid(format!("uid-{}", self.uids).into())
-            }
+        let uid = if let Some(pod) = self.pods.get(&key) {
+            pod.uid.clone()
+        } else {
+            self.uids += 1;
+            Uid(format!("uid-{}", self.uids).into())
         };
         let mut pod = Pod {
             key: key.clone(),

@@ -1,0 +1,277 @@
+//! The lives of legitimate pods raise nothing, whatever the interleaving.
+//!
+//! Each case is a minute of a node: pods are made, restarted under their names, finished and
+//! deleted, addresses go from one to the next at once, Felix starts anew, and the API's watches lag
+//! behind by up to a second and a half, kubelet's status by up to eight.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use common::{Harness, address};
+use detector_core::engine::Output;
+use detector_core::link::{Link, LinkKind};
+use detector_core::observation::{Answer, KernelChange, Observation, Place, What};
+use detector_core::route::{Hops, IfIndex, NextHop, Prefix, Protocol, Route, RouteKind, Table};
+use detector_core::time::BootTime;
+use detector_core::workload::{Pod, PodKey, Uid};
+use proptest::prelude::*;
+
+const NAMES: usize = 4;
+const POOL: u8 = 5;
+
+/// When the name of a finished Job's pod is free again: its object stays.
+const NEVER: u64 = u64::MAX;
+
+/// How one pod lives. Times are in milliseconds.
+#[derive(Clone, Debug)]
+struct Life {
+    name: usize,
+    start: u64,
+    /// From the pod's object to its interface: images, volumes.
+    setup: u64,
+    annotated_after: u64,
+    status_after: u64,
+    lasts: u64,
+    metric_flap: bool,
+    felix_restart: Option<u64>,
+    /// A Job's pod: its phase says so this long after its interface is gone, and its object stays.
+    finishes: Option<u64>,
+    grace: u64,
+    deleted_after: u64,
+    eager_reuse: bool,
+    route_goes_first: bool,
+}
+
+fn any_life() -> impl Strategy<Value = Life> {
+    let times = (0..NAMES, 0..20_000u64, 0..3_000u64, 1..200u64, 0..8_000u64, 500..20_000u64);
+    let ends = (
+        any::<bool>(),
+        proptest::option::of(0..400u64),
+        proptest::option::weighted(0.2, 0..500u64),
+        0..3_000u64,
+        0..2_000u64,
+    );
+    (times, ends, any::<bool>(), any::<bool>()).prop_map(|(times, ends, eager, first)| {
+        let (name, start, setup, annotated_after, status_after, lasts) = times;
+        let (metric_flap, felix_restart, finishes, grace, deleted_after) = ends;
+        Life {
+            name,
+            start,
+            setup,
+            annotated_after,
+            status_after,
+            lasts,
+            metric_flap,
+            felix_restart,
+            finishes,
+            grace,
+            deleted_after,
+            eager_reuse: eager,
+            route_goes_first: first,
+        }
+    })
+}
+
+/// All that happens on the node and in the API, by time.
+#[derive(Default)]
+struct Story {
+    kernel: Vec<(u64, KernelChange)>,
+    /// What the API server holds from then on; `None` where the object is gone.
+    api: Vec<(u64, PodKey, Option<Pod>, Uid)>,
+}
+
+impl Story {
+    fn tell(lives: &[Life]) -> Self {
+        let mut story = Self::default();
+        let mut free: Vec<(u64, IpAddr)> = (0..POOL).map(|n| (0, address(n))).collect();
+        let mut name_free = [0u64; NAMES];
+        let mut lives = lives.to_vec();
+        lives.sort_by_key(|life| life.start);
+        for (n, life) in lives.iter().enumerate() {
+            if name_free[life.name] == NEVER {
+                continue;
+            }
+            let start = life.start.max(name_free[life.name]);
+            let plugged = start + life.setup;
+            free.sort_unstable();
+            let usable: Vec<usize> = (0..free.len()).filter(|at| free[*at].0 <= plugged).collect();
+            let Some(pick) = (if life.eager_reuse { usable.last() } else { usable.first() }) else {
+                continue;
+            };
+            let (_, address) = free.remove(*pick);
+            let gone = story.live(n, life, start, plugged, address);
+            free.push((gone + 1, address));
+            name_free[life.name] = gone + life.deleted_after + 10;
+            if life.finishes.is_some() {
+                name_free[life.name] = NEVER;
+            }
+        }
+        story.kernel.sort_by_key(|(at, _)| *at);
+        story.api.sort_by_key(|(at, ..)| *at);
+        story
+    }
+
+    /// One life; gives when its interface was gone.
+    fn live(&mut self, n: usize, life: &Life, start: u64, plugged: u64, address: IpAddr) -> u64 {
+        let uid = Uid(format!("uid-{n}").into());
+        let mut pod = common::pod(life.name, None);
+        pod.uid = uid.clone();
+        let key = pod.key.clone();
+        let mut api = |at: u64, pod: &Pod| {
+            self.api.push((at, key.clone(), Some(pod.clone()), uid.clone()));
+        };
+        api(start, &pod);
+        pod.annotated_addresses = vec![address];
+        pod.sandbox = Some(format!("sandbox-{n}").into());
+        api(plugged + life.annotated_after, &pod);
+        pod.addresses = vec![address];
+        let shown = plugged + life.annotated_after + life.status_after;
+        api(shown, &pod);
+        let end = (plugged + life.lasts).max(shown + 1);
+        let gone = end + life.grace;
+        if let Some(late) = life.finishes {
+            pod.finished = true;
+            api(gone + late, &pod);
+        } else {
+            pod.terminating = true;
+            api(end, &pod);
+            pod.annotated_addresses = Vec::new();
+            api(gone, &pod);
+            self.api.push((gone + life.deleted_after + 1, key.clone(), None, uid));
+        }
+
+        let index = IfIndex::new(u32::try_from(n).unwrap() + 100).unwrap();
+        let name = key.interface("cali").unwrap();
+        let link = Link { index, name, kind: LinkKind::Container, up: true };
+        self.kernel.push((plugged, KernelChange::Link(link)));
+        let route = |metric| route(address, index, metric);
+        let add =
+            |metric| KernelChange::Route { route: route(metric), place: Place::Alone, writer: 7 };
+        let metric = if life.metric_flap { 1024 } else { 0 };
+        self.kernel.push((plugged, add(0)));
+        if life.metric_flap {
+            self.kernel.push((plugged + 3, KernelChange::RouteGone(route(0))));
+            self.kernel.push((plugged + 4, add(metric)));
+        }
+        if let Some(after) = life.felix_restart.filter(|after| plugged + 10 + after + 50 < gone) {
+            self.kernel.push((plugged + 10 + after, KernelChange::RouteGone(route(metric))));
+            self.kernel.push((plugged + 10 + after + 50, add(metric)));
+        }
+        if life.route_goes_first {
+            self.kernel.push((gone, KernelChange::RouteGone(route(metric))));
+        }
+        self.kernel.push((gone, KernelChange::LinkGone(index)));
+        gone
+    }
+
+    /// The API server's pods with an address at a time.
+    fn claimants(&self, at: u64, address: IpAddr) -> Vec<Pod> {
+        let mut now: BTreeMap<&PodKey, &Option<Pod>> = BTreeMap::new();
+        for (_, key, pod, _) in self.api.iter().filter(|(since, ..)| *since <= at) {
+            now.insert(key, pod);
+        }
+        let pods = now.into_values().flatten();
+        pods.filter(|pod| pod.addresses.first() == Some(&address)).cloned().collect()
+    }
+}
+
+fn route(to: IpAddr, by: IfIndex, metric: u32) -> Route {
+    Route {
+        table: Table::MAIN,
+        prefix: Prefix::host(to),
+        tos: 0,
+        metric,
+        kind: RouteKind::Unicast,
+        protocol: Protocol(3),
+        nexthop_id: None,
+        hops: Hops::One(NextHop { interface: Some(by), gateway: None }),
+    }
+}
+
+/// Plays the story to an engine; gives the reasons of all that it found.
+fn play(story: &Story, lags: &[u64]) -> Vec<String> {
+    let mut harness = Harness::new(common::Cluster { pods: Vec::new() });
+    harness.observe_all(Harness::cluster_told());
+    harness.observe_all(vec![What::PodsReset(Vec::new()), What::SnapshotBegin, What::SnapshotEnd]);
+    let origin = harness.now;
+    let at = |ms: u64| origin.after(Duration::from_millis(ms + 1));
+    let mut coming: Vec<(BootTime, What)> = Vec::new();
+    let mut last = 0;
+    for (n, (since, key, pod, uid)) in story.api.iter().enumerate() {
+        last = last.max(since + lags[n % lags.len()]);
+        let what = match pod {
+            Some(pod) => What::PodApplied(pod.clone()),
+            None => What::PodDeleted(key.clone(), uid.clone()),
+        };
+        coming.push((at(last), what));
+    }
+    coming.extend(
+        story.kernel.iter().map(|(since, change)| (at(*since), What::Kernel(change.clone()))),
+    );
+    // Stable: the kernel's order, and the API's, stay what they are.
+    coming.sort_by_key(|(at, _)| *at);
+    let end = coming.last().map_or(origin, |(at, _)| *at).after(Duration::from_mins(1));
+    let mut coming = std::collections::VecDeque::from(coming);
+    let mut answers: Vec<(BootTime, Answer)> = Vec::new();
+    let mut found = Vec::new();
+    loop {
+        let engine = &mut harness.engine;
+        let news = coming.front().map(|(at, _)| *at);
+        let answer = answers.iter().map(|(at, _)| *at).min();
+        let deadline = engine.next_deadline();
+        let Some(now) =
+            [news, answer, deadline].into_iter().flatten().min().filter(|at| *at <= end)
+        else {
+            return found;
+        };
+        if answer == Some(now) {
+            let ready = answers.iter().position(|(at, _)| *at == now).unwrap();
+            let (_, answer) = answers.swap_remove(ready);
+            engine.observe(now, Observation { at: now, what: What::Answer(answer) });
+        } else if news == Some(now) {
+            let (_, what) = coming.pop_front().unwrap();
+            engine.observe(now, Observation { at: now, what });
+        } else {
+            engine.tick(now);
+        }
+        while let Some(output) = engine.poll() {
+            match output {
+                Output::Finding(finding) => {
+                    let ms = now.since(origin).as_millis();
+                    let charge = &finding.charge;
+                    found.push(format!("{ms} ms: {}: {:?}", charge.reason, charge.evidence));
+                }
+                Output::Question(question) => {
+                    let address = question.address;
+                    let ms = now.since(origin).as_millis().saturating_sub(1);
+                    let claimants = Ok(story.claimants(u64::try_from(ms).unwrap(), address));
+                    let due = now.after(Duration::from_millis(5));
+                    answers.push((due, Answer { address, asked: now, claimants }));
+                }
+                Output::Resync(_) => {}
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 10_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn legitimate_pods_raise_nothing(
+        lives in proptest::collection::vec(any_life(), 1..8),
+        lags in proptest::collection::vec(0..1_500u64, 1..6),
+    ) {
+        let story = Story::tell(&lives);
+        prop_assert_eq!(play(&story, &lags), Vec::<String>::new());
+    }
+}
