@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use common::{Harness, address};
 use detector_core::engine::Output;
+use detector_core::finding::{Finding, State, Victim};
 use detector_core::link::{Link, LinkKind};
-use detector_core::observation::{Answer, KernelChange, Observation, Place, What};
+use detector_core::observation::{Answer, KernelChange, KernelState, Observation, Place, What};
 use detector_core::route::{Hops, IfIndex, NextHop, Prefix, Protocol, Route, RouteKind, Table};
 use detector_core::time::BootTime;
 use detector_core::workload::{Pod, PodKey, Uid};
@@ -83,6 +84,15 @@ struct Story {
     kernel: Vec<(u64, KernelChange)>,
     /// What the API server holds from then on; `None` where the object is gone.
     api: Vec<(u64, PodKey, Option<Pod>, Uid)>,
+    spans: Vec<Span>,
+}
+
+/// From when until when a pod was there for all to see.
+struct Span {
+    shown: u64,
+    ends: u64,
+    address: IpAddr,
+    key: PodKey,
 }
 
 impl Story {
@@ -145,6 +155,7 @@ impl Story {
             self.api.push((gone + life.deleted_after + 1, key.clone(), None, uid));
         }
 
+        self.spans.push(Span { shown, ends: end, address, key: key.clone() });
         let index = IfIndex::new(u32::try_from(n).unwrap() + 100).unwrap();
         let name = key.interface("cali").unwrap();
         let link = Link { index, name, kind: LinkKind::Container, up: true };
@@ -167,6 +178,22 @@ impl Story {
         }
         self.kernel.push((gone, KernelChange::LinkGone(index)));
         gone
+    }
+
+    /// Has the pod that is always there take the address of one of the others, in the middle of its
+    /// life and for a while; gives the address. `None` where none lives long enough to be told of.
+    fn attack(&mut self, pick: usize, lasts: u64) -> Option<(IpAddr, PodKey)> {
+        // Told of at the latest a lag after it was shown, and no longer than its interface stands.
+        let long_enough = |span: &&Span| span.shown + 1_600 + lasts < span.ends;
+        let victims: Vec<&Span> = self.spans.iter().filter(long_enough).collect();
+        let victim = *victims.get(pick % victims.len().max(1))?;
+        let (from, address, key) = (victim.shown + 1_600, victim.address, victim.key.clone());
+        let route = route(address, evil_index(), 9);
+        let add = KernelChange::Route { route: route.clone(), place: Place::Alone, writer: 7 };
+        self.kernel.push((from, add));
+        self.kernel.push((from + lasts, KernelChange::RouteGone(route)));
+        self.kernel.sort_by_key(|(at, _)| *at);
+        Some((address, key))
     }
 
     /// The API server's pods with an address at a time.
@@ -193,11 +220,28 @@ fn route(to: IpAddr, by: IfIndex, metric: u32) -> Route {
     }
 }
 
-/// Plays the story to an engine; gives the reasons of all that it found.
-fn play(story: &Story, lags: &[u64]) -> Vec<String> {
+fn evil_index() -> IfIndex {
+    IfIndex::new(50).unwrap()
+}
+
+/// A pod that is there from the first.
+fn evil() -> Pod {
+    let key = PodKey::new("default", "evil").unwrap();
+    Pod { key, uid: Uid("evil".into()), ..common::pod(0, Some(66)) }
+}
+
+/// Plays the story to an engine; gives all that it found.
+fn play(story: &Story, lags: &[u64]) -> Vec<Finding> {
     let mut harness = Harness::new(common::Cluster { pods: Vec::new() });
     harness.observe_all(Harness::cluster_told());
-    harness.observe_all(vec![What::PodsReset(Vec::new()), What::SnapshotBegin, What::SnapshotEnd]);
+    let name = evil().key.interface("cali").unwrap();
+    let link = Link { index: evil_index(), name, kind: LinkKind::Container, up: true };
+    harness.observe_all(vec![
+        What::SnapshotBegin,
+        What::SnapshotPart(KernelState::Link(link)),
+        What::SnapshotEnd,
+        What::PodsReset(vec![evil()]),
+    ]);
     let origin = harness.now;
     let at = |ms: u64| origin.after(Duration::from_millis(ms + 1));
     let mut coming: Vec<(BootTime, What)> = Vec::new();
@@ -241,11 +285,7 @@ fn play(story: &Story, lags: &[u64]) -> Vec<String> {
         }
         while let Some(output) = engine.poll() {
             match output {
-                Output::Finding(finding) => {
-                    let ms = now.since(origin).as_millis();
-                    let charge = &finding.charge;
-                    found.push(format!("{ms} ms: {}: {:?}", charge.reason, charge.evidence));
-                }
+                Output::Finding(finding) => found.push(*finding),
                 Output::Question(question) => {
                     let address = question.address;
                     let ms = now.since(origin).as_millis().saturating_sub(1);
@@ -272,6 +312,26 @@ proptest! {
         lags in proptest::collection::vec(0..1_500u64, 1..6),
     ) {
         let story = Story::tell(&lives);
-        prop_assert_eq!(play(&story, &lags), Vec::<String>::new());
+        let found: Vec<_> = play(&story, &lags).into_iter().map(|finding| finding.charge).collect();
+        prop_assert_eq!(found, vec![]);
+    }
+
+    #[test]
+    fn one_hijack_among_them_is_found_and_nothing_else(
+        lives in proptest::collection::vec(any_life(), 1..8),
+        lags in proptest::collection::vec(0..1_500u64, 1..6),
+        pick in any::<usize>(),
+        lasts in 1..3_000u64,
+    ) {
+        let mut story = Story::tell(&lives);
+        let Some((address, victim)) = story.attack(pick, lasts) else { return Ok(()) };
+        let found = play(&story, &lags);
+        let opened: Vec<_> = found.iter().filter(|f| f.state == State::Opened).collect();
+        prop_assert_eq!(opened.len(), 1, "{:?}", found);
+        prop_assert_eq!(opened[0].key.subject.prefix(), Some(Prefix::host(address)));
+        prop_assert_eq!(opened[0].charge.attacker.pod.as_ref(), Some(&evil().key));
+        let named = matches!(&opened[0].charge.victim, Victim::Pod { key, .. } if *key == victim);
+        prop_assert!(named, "{:?}", opened[0].charge.victim);
+        prop_assert_eq!(found.last().map(|f| f.state), Some(State::Closed));
     }
 }

@@ -84,7 +84,8 @@ impl Judge<'_> {
         let Some(owner) = self.facts.pods.with_address(address).find(earlier) else {
             return Verdict::Entitled(None);
         };
-        let until = leg.entry.since.after(self.facts.settings.settle);
+        let since = leg.entry.since.max(pod.established.unwrap_or_default());
+        let until = since.after(self.facts.settings.settle);
         if self.now < until {
             return Verdict::Doubt(Doubt { until: Some(until) });
         }
