@@ -20,6 +20,9 @@ fn main() {
         // SAFETY: this program has one thread.
         unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "aya_ebpf") };
     }
+    // Its progress would come out as warnings of this build.
+    // SAFETY: this program has one thread.
+    unsafe { std::env::set_var("CARGO_TERM_QUIET", "true") };
     let programs = Package {
         name: "detector-ebpf",
         root_dir: concat!(env!("CARGO_MANIFEST_DIR"), "/../detector-ebpf"),

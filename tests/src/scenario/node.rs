@@ -51,7 +51,7 @@ pub fn run(words: Words<'_>, route_source: &str) -> Result<AllSeen> {
     Ok(all)
 }
 
-fn configuration(words: Words<'_>) -> Result<String> {
+fn configuration(words: Words<'_>, more: &Value) -> Result<String> {
     let scenario = words.scenario;
     let allow = scenario
         .allow
@@ -72,8 +72,12 @@ fn configuration(words: Words<'_>) -> Result<String> {
                 Some((key.to_owned(), json!(format!("{}ms", grace?.as_millis()))))
             })
             .collect();
+    let mut all = json!({ "grace": grace, "floatingIPs": { "allow": allow } });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        all[key] = value.clone();
+    }
     // JSON is YAML.
-    Ok(json!({ "grace": grace, "floatingIPs": { "allow": allow } }).to_string())
+    Ok(all.to_string())
 }
 
 impl Node {
@@ -117,8 +121,18 @@ impl Node {
 
     /// Starts the agent on the node, and waits until it is ready.
     pub fn start_agent(&self, words: Words<'_>, route_source: &str) -> Result<Agent> {
+        self.start_agent_with(words, route_source, &json!({}))
+    }
+
+    /// The same, with more in its configuration file.
+    pub fn start_agent_with(
+        &self,
+        words: Words<'_>,
+        route_source: &str,
+        more: &Value,
+    ) -> Result<Agent> {
         let kubeconfig = MemoryFile::new(&self.api.kubeconfig())?;
-        let config = MemoryFile::new(&configuration(words)?)?;
+        let config = MemoryFile::new(&configuration(words, more)?)?;
         let mut agent = Agent::start(
             &self.namespace,
             &[
