@@ -15,10 +15,10 @@ fn main() {
         fail("bpf-linker was not found");
     }
     if toolchain != "nightly" {
-        // Names the crate that needs unstable features. On a compiler that has `core` for the BPF
-        // target built in, "1" would ask for building it.
+        // Names the crates that need unstable features: assembly for the BPF target. On a compiler
+        // that has `core` for that target built in, "1" would ask for building it.
         // SAFETY: this program has one thread.
-        unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "aya_ebpf") };
+        unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "aya_ebpf,detector_programs") };
     }
     // Its progress would come out as warnings of this build.
     // SAFETY: this program has one thread.

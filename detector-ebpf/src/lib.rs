@@ -8,8 +8,35 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+use core::fmt;
+use core::mem::offset_of;
+
+/// What stands before the message in every record, in the machine's byte order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Header {
+    /// When the kernel sent the message: nanoseconds of `CLOCK_BOOTTIME`.
+    pub at: u64,
+    /// How many bytes of the message follow; what lies after them in the ring means nothing.
+    pub kept: u32,
+    /// How many bytes the message has.
+    pub whole: u32,
+}
+
 /// Bytes of the header before the message.
-pub const HEADER: usize = 16;
+pub const HEADER: usize = size_of::<Header>();
+
+// The program writes a `Header`, `Record::parse` reads it byte by byte: both must mean the same.
+const _: () = {
+    assert!(offset_of!(Header, at) == 0);
+    assert!(offset_of!(Header, kept) == 8);
+    assert!(offset_of!(Header, whole) == 12);
+    assert!(HEADER == 16 && align_of::<Header>() == 8);
+    // The program masks a length to the room that there is.
+    assert!(SMALL.is_power_of_two() && MEDIUM.is_power_of_two() && LARGE.is_power_of_two());
+    assert!(SMALL < MEDIUM && MEDIUM < LARGE);
+    assert!(Counter::Truncated as u32 + 1 == COUNTERS);
+};
 
 /// Message bytes of the three sizes of record. The kernel's ring reserves fixed sizes only, and the
 /// smallest holds any route of a few legs, the largest any interface seen (a veth takes about
@@ -62,15 +89,25 @@ pub enum RecordError {
     Short,
 }
 
+impl fmt::Display for RecordError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoHeader => "a record shorter than its header",
+            Self::Short => "a record shorter than its header says",
+        })
+    }
+}
+
+impl core::error::Error for RecordError {}
+
 impl<'a> Record<'a> {
     /// Reads a record from the bytes of a ring's entry.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
-        let (header, rest) = bytes.split_at_checked(HEADER).ok_or(RecordError::NoHeader)?;
-        let (at, lengths) = header.split_at_checked(8).ok_or(RecordError::NoHeader)?;
-        let (kept, whole) = lengths.split_at_checked(4).ok_or(RecordError::NoHeader)?;
-        let at = u64::from_ne_bytes(at.try_into().map_err(|_| RecordError::NoHeader)?);
-        let kept = u32::from_ne_bytes(kept.try_into().map_err(|_| RecordError::NoHeader)?);
-        let whole = u32::from_ne_bytes(whole.try_into().map_err(|_| RecordError::NoHeader)?);
+        let (at, rest) = bytes.split_first_chunk().ok_or(RecordError::NoHeader)?;
+        let (kept, rest) = rest.split_first_chunk().ok_or(RecordError::NoHeader)?;
+        let (whole, rest) = rest.split_first_chunk().ok_or(RecordError::NoHeader)?;
+        let at = u64::from_ne_bytes(*at);
+        let [kept, whole] = [kept, whole].map(|bytes| u32::from_ne_bytes(*bytes));
         let message = rest.get(..kept as usize).ok_or(RecordError::Short)?;
         Ok(Self { at, truncated: whole > kept, message })
     }

@@ -4,6 +4,8 @@
 //! that the whole workspace can be checked at once.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+// For one instruction in `route::count`, as aya-ebpf does; detector/build.rs allows it to both.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod route;

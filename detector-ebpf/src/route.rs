@@ -7,12 +7,15 @@
 //! stays empty and cannot overflow. No BTF and no layout of a kernel structure is needed, only
 //! helpers that socket filters have had since Linux 5.8.
 
+use core::arch::asm;
+
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::macros::{map, socket_filter};
 use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::warn;
-use detector_ebpf::{COUNTERS, Counter, HEADER, LARGE, MEDIUM, SMALL};
+use detector_ebpf::{COUNTERS, Counter, HEADER, Header, LARGE, MEDIUM, SMALL};
 
 /// Records for the agent. The agent sets the size when it loads the program.
 #[map]
@@ -139,8 +142,7 @@ fn cannot_matter(context: &SkBuffContext, kind: u16) -> bool {
             let bits = match route.family {
                 AF_INET => 32,
                 AF_INET6 => 128,
-                // Multicast routing and the like.
-                _ => return true,
+                _ => return false,
             };
             if route.flags & RTM_F_CLONED != 0 {
                 return true;
@@ -218,8 +220,11 @@ fn record(context: &SkBuffContext) -> Counter {
     } else if length < LARGE as u32 {
         write::<LARGE, { LARGE + HEADER }>(context, length)
     } else {
-        count(Counter::Truncated);
-        write::<SMALL, { SMALL + HEADER }>(context, SMALL as u32 - 1)
+        let outcome = write::<SMALL, { SMALL + HEADER }>(context, SMALL as u32 - 1);
+        if outcome == Counter::Written {
+            count(Counter::Truncated);
+        }
+        outcome
     }
 }
 
@@ -234,22 +239,16 @@ fn write<const ROOM: usize, const SIZE: usize>(context: &SkBuffContext, kept: u3
     // SAFETY: `kept` is a live local.
     let kept = unsafe { core::ptr::read_volatile(&raw const kept) } & (ROOM as u32 - 1);
     let start = entry.as_mut_ptr().cast::<u8>();
-    // SAFETY: the entry is `SIZE` = `HEADER` + `ROOM` bytes and aligned to 8; the header's three
-    // fields lie in its first 16 bytes, and `kept`, below `ROOM`, is the most that is written after
-    // them. Bytes that are left unwritten are not read: the header says how many were.
+    // SAFETY: the entry is `SIZE` = `HEADER` + `ROOM` bytes and aligned to 8: the header fits at its
+    // start, and `kept`, below `ROOM`, is the most that is written after it. Bytes that are left
+    // unwritten are not read: the header says how many were.
     let loaded = unsafe {
-        start.cast::<u64>().write(bpf_ktime_get_boot_ns());
-        start.add(8).cast::<u32>().write(kept);
-        start.add(12).cast::<u32>().write(context.len());
+        let at = bpf_ktime_get_boot_ns();
+        start.cast::<Header>().write(Header { at, kept, whole: context.len() });
         if kept == 0 {
             -1
         } else {
-            aya_ebpf::helpers::generated::bpf_skb_load_bytes(
-                context.skb.skb.cast(),
-                0,
-                start.add(HEADER).cast(),
-                kept,
-            )
+            bpf_skb_load_bytes(context.skb.skb.cast(), 0, start.add(HEADER).cast(), kept)
         }
     };
     if loaded < 0 {
@@ -262,13 +261,20 @@ fn write<const ROOM: usize, const SIZE: usize>(context: &SkBuffContext, kept: u3
 
 #[inline(always)]
 fn count(counter: Counter) {
-    if let Some(count) = COUNTS.get_ptr_mut(counter as u32) {
-        // Stable Rust has no atomic addition for this target. Changes of links and IPv4 routes come
-        // one after the other under the kernel's RTNL lock; where an interrupt changes an IPv6
-        // route in between, one count can be short, and only that.
-        // SAFETY: the pointer is to this CPU's slot of the map, aligned to 8 and never freed while
-        // the program is loaded.
-        unsafe { *count = (*count).wrapping_add(1) };
+    let Some(count) = COUNTS.get_ptr_mut(counter as u32) else { return };
+    // The kernel may preempt the program for another task's route change, or interrupt it for a
+    // router's announcement. An addition in two steps would then take back what was counted in
+    // between, and a count of losses that goes back hides the next ones. So it is one instruction
+    // (`BPF_ATOMIC | BPF_ADD` without fetch, which every kernel has); Rust has no atomics for BPF.
+    // SAFETY: the pointer is to this CPU's slot of the map, aligned to 8 and there as long as the
+    // program is. The instruction changes those 8 bytes and no register.
+    unsafe {
+        asm!(
+            "lock *(u64 *)({count} + 0) += {one}",
+            count = in(reg) count,
+            one = in(reg) 1u64,
+            options(nostack, preserves_flags),
+        );
     }
 }
 

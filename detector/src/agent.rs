@@ -39,9 +39,10 @@ const BUDGET: usize = 4_096;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// How long one dump of the kernel's tables may take: a million routes take two seconds.
-const DUMP_TIMEOUT: Duration = Duration::from_secs(60);
+const DUMP_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How much of what the kernel has told is taken at once.
+#[derive(Clone, Copy)]
 enum Wanted {
     Budget(usize),
     Until(BootTime),
@@ -126,7 +127,9 @@ impl Agent {
     fn begin(&mut self, config: &Config) {
         self.observe(What::AllowList(config.allow_list()));
         if !config.api {
-            warn!("degraded: no API server is asked (--no-api); routes alone tell little of owners");
+            warn!(
+                "degraded: no API server is asked (--no-api); routes alone tell little of owners"
+            );
             for sense in [Sense::Pods, Sense::Nodes, Sense::Feature] {
                 self.observe(What::Blind(sense, Some("the API server is not asked".into())));
             }
@@ -301,8 +304,7 @@ impl Agent {
             },
         };
         let now = clock::now();
-        let answer =
-            Answer { address: question.address, asked: now, claimants: Err(why.into()) };
+        let answer = Answer { address: question.address, asked: now, claimants: Err(why.into()) };
         self.engine.observe(now, Observation { at: now, what: What::Answer(answer) });
     }
 

@@ -56,9 +56,8 @@ fn complain(line: &str, code: u8) -> ExitCode {
 /// and so what is in them.
 fn init_log(args: &RunArgs) {
     let level = LevelFilter::from_level(args.log_level.into());
-    let filter = Targets::new()
-        .with_target("detector", level)
-        .with_default(level.min(LevelFilter::WARN));
+    let filter =
+        Targets::new().with_target("detector", level).with_default(level.min(LevelFilter::WARN));
     let layer = match args.log_format {
         LogFormat::Text => fmt::layer()
             .with_writer(std::io::stderr)

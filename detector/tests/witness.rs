@@ -1,5 +1,7 @@
 //! The real program on the real kernel, in a network namespace of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::process::Command;
 
 use detector::source::witness::Witness;
@@ -59,7 +61,9 @@ fn what_decides_where_a_packet_goes_is_recorded_in_order() {
         ip("route add 10.0.0.1 dev v0");
         ip("-6 route add fd00::1 dev v0");
         ip("route append 10.0.0.1 via inet6 fe80::1 dev v0 metric 5");
-        ip("route add 10.0.0.2 nexthop via 10.0.0.1 dev v0 onlink nexthop via 10.0.0.9 dev v0 onlink");
+        ip(
+            "route add 10.0.0.2 nexthop via 10.0.0.1 dev v0 onlink nexthop via 10.0.0.9 dev v0 onlink",
+        );
         ip("nexthop add id 7 dev v0");
         ip("rule add to 10.0.0.1 lookup 100");
         ip("rule del to 10.0.0.1 lookup 100");
@@ -67,8 +71,15 @@ fn what_decides_where_a_packet_goes_is_recorded_in_order() {
         ip("link del v0");
         let kinds = kinds(&mut witness);
         let wanted = [
-            NEW_ROUTE, NEW_ROUTE, NEW_ROUTE, NEW_ROUTE, NEW_NEXT_HOP, NEW_RULE, DELETE_RULE,
-            DELETE_ROUTE, DELETE_LINK,
+            NEW_ROUTE,
+            NEW_ROUTE,
+            NEW_ROUTE,
+            NEW_ROUTE,
+            NEW_NEXT_HOP,
+            NEW_RULE,
+            DELETE_RULE,
+            DELETE_ROUTE,
+            DELETE_LINK,
         ];
         let mut rest = kinds.iter();
         for kind in wanted {
@@ -76,7 +87,7 @@ fn what_decides_where_a_packet_goes_is_recorded_in_order() {
         }
         assert!(kinds.contains(&NEW_LINK), "the link went down before it went away: {kinds:?}");
         let counts = witness.counts().unwrap();
-        assert_eq!(counts.written as usize, kinds.len());
+        assert_eq!(counts.written, kinds.len() as u64);
         assert_eq!(counts.seen, counts.written + counts.filtered + counts.lost + counts.unparsed);
     });
 }
@@ -95,7 +106,9 @@ fn only_what_leaves_by_uplinks_is_left_out() {
         kinds(&mut witness);
         let before = witness.counts().unwrap();
         ip("route add 10.1.0.0/24 dev up0");
-        ip("route add 10.2.0.0/24 nexthop via 10.1.0.1 dev up0 onlink nexthop via 10.1.0.2 dev up0 onlink");
+        ip(
+            "route add 10.2.0.0/24 nexthop via 10.1.0.1 dev up0 onlink nexthop via 10.1.0.2 dev up0 onlink",
+        );
         ip("-6 route add fd01::/64 dev up0");
         assert!(kinds(&mut witness).is_empty(), "wide prefixes by uplinks cannot matter");
         assert_eq!(witness.counts().unwrap().filtered, before.filtered + 3);

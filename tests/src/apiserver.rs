@@ -138,7 +138,7 @@ impl ApiServer {
         kind: &str,
         namespace: &str,
         name: &str,
-        status: Value,
+        status: &Value,
     ) -> Result<Value, Refusal> {
         let key = key(kind, namespace, name)?;
         write::set_status(&mut self.world.store(), &key, status)

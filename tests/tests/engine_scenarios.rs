@@ -1,5 +1,7 @@
 //! Every scenario that comes with the project, in the engine alone.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use detector_tests::scenario::compare::differences;
 use detector_tests::scenario::engine::{StartOrder, run};
 use detector_tests::scenario::words::Words;

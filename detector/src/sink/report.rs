@@ -137,11 +137,14 @@ impl Report {
             table: charge.table.map(|table| table.to_string()),
             rule: charge.rule.as_ref().map(ToString::to_string),
             attacker: AttackerJson {
-                namespace: attacker.pod.as_ref().map(|pod| pod.namespace()),
-                pod: attacker.pod.as_ref().map(|pod| pod.name()),
+                namespace: attacker.pod.as_ref().map(detector_core::workload::PodKey::namespace),
+                pod: attacker.pod.as_ref().map(detector_core::workload::PodKey::name),
                 uid: attacker.uid.as_ref().map(|uid| &*uid.0),
                 service_account: attacker.service_account.as_deref(),
-                interface: attacker.interface.as_ref().map(|name| name.as_str()),
+                interface: attacker
+                    .interface
+                    .as_ref()
+                    .map(detector_core::link::InterfaceName::as_str),
                 gateway: attacker.gateway.map(|gateway| gateway.to_string()),
             },
             victim: victim(&charge.victim),
@@ -174,12 +177,9 @@ fn victim(victim: &Victim) -> VictimJson<'_> {
             name: Some(key.name().to_owned()),
             node: Some(&node.0),
         },
-        Victim::Node(node) => VictimJson {
-            kind: "node",
-            name: Some(node.to_string()),
-            node: Some(&node.0),
-            ..nobody
-        },
+        Victim::Node(node) => {
+            VictimJson { kind: "node", name: Some(node.to_string()), node: Some(&node.0), ..nobody }
+        }
         Victim::Allowance { namespace, service_account } => VictimJson {
             kind: "serviceAccount",
             namespace: Some(namespace),

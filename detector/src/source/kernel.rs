@@ -126,10 +126,7 @@ impl KernelSource {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O.
-    pub fn open(
-        choice: RouteSource,
-        options: KernelOptions,
-    ) -> Result<Opened, KernelSourceError> {
+    pub fn open(choice: RouteSource, options: KernelOptions) -> Result<Opened, KernelSourceError> {
         let netlink = || {
             let notifications =
                 Notifications::open(options.queue_bytes).map_err(KernelSourceError::Netlink)?;

@@ -4,12 +4,13 @@
 //! Nothing is pinned and nothing outlives the agent: the program hangs on the socket, the maps on
 //! the program, and all of it on file descriptors of this process.
 
-use std::borrow::BorrowMut;
+use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
-use aya::programs::SocketFilter;
+use aya::programs::{ProgramError, SocketFilter};
+use aya::util::KernelVersion;
 use aya::{EbpfError, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use detector_core::route::IfIndex;
@@ -18,7 +19,6 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::socket::{
     AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket,
 };
-use thiserror::Error;
 use tracing::debug;
 
 /// The multicast groups of `linux/rtnetlink.h` that tell of what decides where a packet goes.
@@ -34,7 +34,7 @@ pub const GROUPS: [(&str, u32); 6] = [
 static PROGRAMS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-programs"));
 
 /// Why there is no witness.
-#[derive(Error, Debug)]
+#[derive(thiserror::Error, Debug)]
 pub enum WitnessError {
     /// The kernel does not let this process load programs.
     #[error(
@@ -42,6 +42,14 @@ pub enum WitnessError {
          and NET_ADMIN (SYS_ADMIN before Linux 5.8), or use --route-source netlink"
     )]
     Refused(io::Error),
+    /// The kernel has no memory to lend for maps.
+    #[error(
+        "the kernel refuses eBPF maps to this process ({0}), and before Linux 5.11 they count \
+         against a limit of locked memory that could not be raised: set the limit (ulimit -l, \
+         LimitMEMLOCK=) to 16 MiB more than the ring has, or grant the capabilities BPF, NET_ADMIN \
+         and SYS_RESOURCE, or use --route-source netlink"
+    )]
+    LockedMemory(io::Error),
     /// The program was not taken.
     #[error(
         "the kernel does not take the eBPF program ({0}): Linux 5.10 or later is needed; use \
@@ -58,7 +66,7 @@ pub enum WitnessError {
     },
 }
 
-/// What the program has counted, over all CPUs.
+/// What became of what the kernel sent: `seen` is the sum of the four after it. None ever goes back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
     /// Messages that the kernel sent.
@@ -67,7 +75,8 @@ pub struct Counts {
     pub written: u64,
     /// Of those, messages that cannot matter.
     pub filtered: u64,
-    /// Of those, messages for which the ring had no room.
+    /// Of those, messages for which the ring had no room, and those that the kernel had no memory
+    /// to show to the program.
     pub lost: u64,
     /// Of those, messages that could not be read.
     pub unparsed: u64,
@@ -82,7 +91,7 @@ pub struct Witness {
     uplinks: HashMap<MapData, u32, u8>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     // Dropped last: with the socket goes the program.
-    _socket: OwnedFd,
+    socket: OwnedFd,
 }
 
 // === impl Witness ===
@@ -91,15 +100,11 @@ impl Witness {
     /// Loads the program with a ring of so many bytes, a power of two, and attaches it. From then
     /// on every change is recorded.
     pub fn attach(ring_bytes: u32) -> Result<Self, WitnessError> {
-        // Before Linux 5.11 maps count against the limit of locked memory. Where it cannot be
-        // raised, the kernel says so when the maps are made.
-        if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
-            debug!(%error, "the limit of locked memory stays");
-        }
+        let memory = Memory::unlock();
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("RECORDS", ring_bytes)
             .load(PROGRAMS)
-            .map_err(|error| refused_or_broken(&error))?;
+            .map_err(|error| refusal(&error, memory))?;
         let logger = EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| debug!(%error, "the program's own log is not read"))
             .ok();
@@ -115,15 +120,17 @@ impl Witness {
             .program_mut("route")
             .ok_or_else(|| WitnessError::Program("it is not in the object".into()))?
             .try_into()
-            .map_err(|error: aya::programs::ProgramError| WitnessError::Program(one_line(&error)))?;
-        program.load().map_err(|error| refused_or_broken(&EbpfError::ProgramError(error)))?;
-        program
-            .attach(&socket)
-            .map_err(|error| refused_or_broken(&EbpfError::ProgramError(error)))?;
+            .map_err(|error: ProgramError| WitnessError::Program(one_line(&error)))?;
+        let program_refusal = |error| refusal(&EbpfError::ProgramError(error), memory);
+        program.load().map_err(program_refusal)?;
+        program.attach(&socket).map_err(program_refusal)?;
 
-        let ring = RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(map_error)?;
-        let counts = PerCpuArray::try_from(take(&mut ebpf, "COUNTS")?).map_err(map_error)?;
-        let uplinks = HashMap::try_from(take(&mut ebpf, "UPLINKS")?).map_err(map_error)?;
+        let ring =
+            RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(|error| map_error(&error))?;
+        let counts =
+            PerCpuArray::try_from(take(&mut ebpf, "COUNTS")?).map_err(|error| map_error(&error))?;
+        let uplinks =
+            HashMap::try_from(take(&mut ebpf, "UPLINKS")?).map_err(|error| map_error(&error))?;
 
         // The groups come last: not one message reaches the socket but through the program.
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))
@@ -131,7 +138,7 @@ impl Witness {
         for (what, group) in GROUPS {
             join(&socket, group).map_err(|error| WitnessError::Socket { what, error })?;
         }
-        Ok(Self { ring, counts, uplinks, logger, _socket: socket })
+        Ok(Self { ring, counts, uplinks, logger, socket })
     }
 
     /// Reads the next record, if there is one.
@@ -161,11 +168,12 @@ impl Witness {
             let per_cpu = self.counts.get(&(counter as u32), 0).map_err(io::Error::other)?;
             Ok(per_cpu.iter().sum())
         };
+        let unseen = drops(&self.socket)?;
         Ok(Counts {
-            seen: count(Counter::Seen)?,
+            seen: count(Counter::Seen)? + unseen,
             written: count(Counter::Written)?,
             filtered: count(Counter::Filtered)?,
-            lost: count(Counter::Lost)?,
+            lost: count(Counter::Lost)? + unseen,
             unparsed: count(Counter::Unparsed)?,
             truncated: count(Counter::Truncated)?,
         })
@@ -176,6 +184,13 @@ impl Witness {
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
+    }
+}
+
+impl AsFd for Witness {
+    /// The ring's descriptor: readable while there are records.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
     }
 }
 
@@ -213,32 +228,89 @@ fn set_membership(socket: BorrowedFd<'_>, group: u32) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// How many messages the kernel did not show to the socket's filter, for want of memory to copy them
+/// (`netlink_overrun` in net/netlink/af_netlink.c). What the filter itself turns away is not among
+/// them.
+fn drops(socket: &impl AsFd) -> io::Result<u64> {
+    // `SK_MEMINFO_VARS` and `SK_MEMINFO_DROPS` of linux/sock_diag.h.
+    let mut values = [0u32; 9];
+    let drops = 8;
+    let mut length = libc::socklen_t::try_from(size_of_val(&values)).unwrap_or(36);
+    // SAFETY: the descriptor is open for the call, and the kernel writes at most `length` bytes to
+    // the array that it is given the address of.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if done == 0 { Ok(values[drops].into()) } else { Err(io::Error::last_os_error()) }
+}
+
 fn take(ebpf: &mut aya::Ebpf, name: &str) -> Result<Map, WitnessError> {
-    let missing = || WitnessError::Program(format!("the object has no map {name}"));
-    ebpf.borrow_mut().take_map(name).ok_or_else(missing)
+    ebpf.take_map(name)
+        .ok_or_else(|| WitnessError::Program(format!("the object has no map {name}")))
 }
 
 fn map_error(error: aya::maps::MapError) -> WitnessError {
     WitnessError::Program(one_line(&error))
 }
 
-/// Tells "you may not" from "it does not work".
-fn refused_or_broken(error: &EbpfError) -> WitnessError {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(cause) = source {
-        let os = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-        if let Some(code @ (libc::EPERM | libc::EACCES | libc::ENOSYS)) = os
-            && !matches!(error, EbpfError::ProgramError(aya::programs::ProgramError::LoadError { verifier_log, .. }) if !verifier_log.to_string().trim().is_empty())
-        {
-            return WitnessError::Refused(io::Error::from_raw_os_error(code));
+/// How the kernel counts the memory of maps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Memory {
+    /// To the process's cgroup, or to a limit of locked memory that is none.
+    Free,
+    /// To a limit of locked memory that could not be raised.
+    Limited,
+}
+
+impl Memory {
+    /// Lifts the limit that maps count against before Linux 5.11.
+    fn unlock() -> Self {
+        if KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(5, 11, 0)) {
+            return Self::Free;
         }
-        source = cause.source();
+        match setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+            Ok(()) => Self::Free,
+            Err(error) => {
+                debug!(%error, "the limit of locked memory stays");
+                Self::Limited
+            }
+        }
     }
-    WitnessError::Program(one_line(error))
+}
+
+/// Tells "you may not" from "it does not work".
+fn refusal(error: &EbpfError, memory: Memory) -> WitnessError {
+    // The verifier too says EACCES or EPERM of a program that it does not like, but it says why.
+    let by_verifier = matches!(
+        error,
+        EbpfError::ProgramError(ProgramError::LoadError { verifier_log, .. })
+            if !verifier_log.to_string().trim().is_empty()
+    );
+    let causes = std::iter::successors(Some(error as &dyn Error), |cause| cause.source());
+    let code = causes
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .find_map(io::Error::raw_os_error)
+        .filter(|_| !by_verifier);
+    let refused = code.map(io::Error::from_raw_os_error);
+    match (code, refused) {
+        (Some(libc::EPERM), Some(refused)) if memory == Memory::Limited => {
+            WitnessError::LockedMemory(refused)
+        }
+        (Some(libc::EPERM | libc::EACCES | libc::ENOSYS), Some(refused)) => {
+            WitnessError::Refused(refused)
+        }
+        _ => WitnessError::Program(one_line(error)),
+    }
 }
 
 /// An error with its causes, in one line.
-fn one_line(error: &dyn std::error::Error) -> String {
+fn one_line(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -247,4 +319,48 @@ fn one_line(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(600).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::maps::MapError;
+
+    use super::*;
+
+    fn map_refused(code: i32) -> EbpfError {
+        let io_error = io::Error::from_raw_os_error(code);
+        MapError::CreateError { name: "RECORDS".into(), io_error }.into()
+    }
+
+    fn program_refused(code: i32, verifier_log: &str) -> EbpfError {
+        let io_error = io::Error::from_raw_os_error(code);
+        let verifier_log = verifier_log.to_owned().into();
+        ProgramError::LoadError { io_error, verifier_log }.into()
+    }
+
+    #[test]
+    fn who_may_not_load_programs_is_told_so() {
+        for code in [libc::EPERM, libc::EACCES, libc::ENOSYS] {
+            for error in [map_refused(code), program_refused(code, "")] {
+                let refused = refusal(&error, Memory::Free);
+                assert!(matches!(refused, WitnessError::Refused(_)), "{refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_limit_of_locked_memory_is_told_apart() {
+        let told = |code| refusal(&map_refused(code), Memory::Limited);
+        assert!(matches!(told(libc::EPERM), WitnessError::LockedMemory(_)));
+        assert!(matches!(told(libc::EACCES), WitnessError::Refused(_)));
+        assert!(matches!(told(libc::EINVAL), WitnessError::Program(_)));
+    }
+
+    #[test]
+    fn what_the_verifier_says_is_passed_on_in_one_line() {
+        let told =
+            refusal(&program_refused(libc::EACCES, "R1 type=scalar\nexpected=fp"), Memory::Free);
+        let WitnessError::Program(text) = told else { panic!("{told}") };
+        assert!(text.contains("R1 type=scalar expected=fp"), "{text}");
+    }
 }

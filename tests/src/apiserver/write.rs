@@ -180,7 +180,7 @@ pub(super) fn patch_all(store: &mut Store, key: &Key, patch: &Value) -> Result<V
 }
 
 /// A test's own write of a status.
-pub(super) fn set_status(store: &mut Store, key: &Key, status: Value) -> Result<Value, Refusal> {
+pub(super) fn set_status(store: &mut Store, key: &Key, status: &Value) -> Result<Value, Refusal> {
     let mut object = store.existing(key)?.as_ref().clone();
     copy(&json!({ "status": status }), &mut object, "status");
     Ok(write(store, key.clone(), object))
@@ -273,7 +273,7 @@ fn complete(kind: &Kind, object: &mut Value) -> Result<(), Refusal> {
 
 /// Where an object belongs, once its name and namespace have been checked.
 fn located(kind: &Kind, namespace: &str, object: &mut Value) -> Result<Key, Refusal> {
-    if kind.namespaced != !namespace.is_empty() {
+    if kind.namespaced == namespace.is_empty() {
         let need = if kind.namespaced { "needs a" } else { "has no" };
         return Err(Refusal::bad_request(format!("a {} {need} namespace", kind.name)));
     }

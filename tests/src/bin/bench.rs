@@ -147,7 +147,7 @@ fn churn(words: Words<'_>) -> Result<()> {
 fn watched(node: &Node, agent: Agent, off: &Pass) -> Result<u64> {
     let changes = u64::from(STANDING) * u64::from(ROUNDS) * 2;
     let pid = agent.pid();
-    let (cpu_before, idle) = (cpu(pid)?, memory(pid, "VmRSS")?);
+    let (used, idle) = (cpu(pid)?, memory(pid, "VmRSS")?);
     let on = pass(node, Some(&interface("default/evil")?))?;
     let end = Instant::now() + Duration::from_secs(30);
     let mut found = None;
@@ -157,12 +157,12 @@ fn watched(node: &Node, agent: Agent, off: &Pass) -> Result<u64> {
         });
     }
     let hijack = found.context("the hijack among them was not found")?;
-    let cpu = cpu(pid)? - cpu_before;
+    let cpu = cpu(pid)? - used;
     let peak = memory(pid, "VmHWM")?;
     let logged = agent.stop()?;
     let last = logged.last().map(|entry| entry["fields"].clone()).unwrap_or_default();
     let count = |name: &str| last[name].as_u64().unwrap_or_default();
-    let [seen, written, filtered, lost, unparsed] =
+    let [seen, written, filtered, missed, unparsed] =
         ["seen", "written", "filtered", "lost", "unparsed"].map(count);
 
     let rate = |took: Duration| changes as f64 / took.as_secs_f64() / 1_000.0;
@@ -177,16 +177,16 @@ fn watched(node: &Node, agent: Agent, off: &Pass) -> Result<u64> {
     }
     println!("hijack found: {}", hijack.finding["reason"].as_str().unwrap_or_default());
     println!(
-        "made {}; seen {seen} = written {written} + filtered {filtered} + lost {lost} + unparsed \
+        "made {}; seen {seen} = written {written} + filtered {filtered} + lost {missed} + unparsed \
          {unparsed}; dumps {}",
         on.made,
         count("dumps")
     );
     println!("agent: {cpu:.2} s of CPU; RSS {idle} KiB before, {peak} KiB at its peak");
-    ensure!(seen == written + filtered + lost + unparsed, "a record is not accounted for");
+    ensure!(seen == written + filtered + missed + unparsed, "a record is not accounted for");
     ensure!(seen >= on.made, "fewer messages seen than changes made");
     ensure!(peak <= 64 << 10, "the agent took more than 64 MiB");
-    Ok(lost)
+    Ok(missed)
 }
 
 /// A million changes of each sort, with a hijack in the middle where there is an attacker.

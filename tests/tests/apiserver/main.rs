@@ -1,6 +1,8 @@
 //! The emulated API server against kube-rs, the client that the agent uses, and against what a
 //! real server does.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod faults;
 mod reads;
 mod watches;

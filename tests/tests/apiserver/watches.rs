@@ -48,7 +48,7 @@ async fn what_starts_to_match_is_added_and_what_stops_is_deleted() {
     let running = WatchParams::default().fields("status.phase=Running");
     let from = server.version();
     let mut watch = pods(&client).watch(&running, &from.to_string()).await.unwrap().boxed();
-    let phase = |phase: &str| server.set_status("pods", "shop", "a", json!({ "phase": phase }));
+    let phase = |phase: &str| server.set_status("pods", "shop", "a", &json!({ "phase": phase }));
 
     phase("Running").unwrap();
     assert_eq!(told(&mut watch).await, format!("ADDED a {}", from + 1));

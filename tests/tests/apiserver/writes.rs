@@ -89,10 +89,10 @@ async fn a_pod_and_its_status_are_written_apart() {
         (json!({ "serviceAccountName": "root" }), 422),
         (json!({ "containers": [{ "name": "main", "image": "two" }] }), 200),
     ] {
-        let path = "/api/v1/namespaces/shop/pods/a";
+        let pod = "/api/v1/namespaces/shop/pods/a";
         let patch = json!({ "spec": spec }).to_string();
         let merge = "application/merge-patch+json";
-        assert_eq!(raw_typed(&client, "PATCH", path, merge, &patch).await.0, expected, "{patch}");
+        assert_eq!(raw_typed(&client, "PATCH", pod, merge, &patch).await.0, expected, "{patch}");
     }
     let stored = server.get("pods", "shop", "a").unwrap();
     assert_eq!(stored["spec"]["containers"][0]["image"], "two");

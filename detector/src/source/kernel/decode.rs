@@ -8,8 +8,8 @@ mod link;
 mod nexthop;
 mod route;
 mod rule;
-
-
+#[cfg(test)]
+mod tests;
 
 use detector_core::observation::{KernelChange, KernelState, Place};
 

@@ -119,9 +119,7 @@ impl Dump {
         let (sender, steps) = mpsc::channel(WAITING);
         let read = move || {
             let step = match read_all(&mut reader, &sender) {
-                Ok(()) => {
-                    DumpStep::Ended(Ok(DumpTotals { ended: clock::now(), ..reader.totals }))
-                }
+                Ok(()) => DumpStep::Ended(Ok(DumpTotals { ended: clock::now(), ..reader.totals })),
                 Err(Stop::Failed(error)) => DumpStep::Ended(Err(error)),
                 Err(Stop::Unwanted) => return,
             };
@@ -145,7 +143,7 @@ impl Dump {
 /// Reads all tables, and hands them over in batches.
 fn read_all(reader: &mut Reader, sender: &mpsc::Sender<DumpStep>) -> Result<(), Stop> {
     let mut batch = Vec::with_capacity(BATCH);
-    let mut hand_over = |batch: &mut Vec<KernelState>| {
+    let hand_over = |batch: &mut Vec<KernelState>| {
         let full = std::mem::replace(batch, Vec::with_capacity(BATCH));
         sender.blocking_send(DumpStep::Part(full)).map_err(|_| Stop::Unwanted)
     };

@@ -19,9 +19,12 @@ use crate::clock;
 
 /// The groups that are joined, `RTNLGRP_…` of linux/rtnetlink.h. Links are joined on the same socket
 /// as routes, so that the order between the two is the kernel's own.
-const GROUPS: u32 =
-    group(LINK) | group(IPV4_ROUTE) | group(IPV4_RULE) | group(IPV6_ROUTE) | group(IPV6_RULE)
-        | group(NEXTHOP);
+const GROUPS: u32 = group(LINK)
+    | group(IPV4_ROUTE)
+    | group(IPV4_RULE)
+    | group(IPV6_ROUTE)
+    | group(IPV6_RULE)
+    | group(NEXTHOP);
 const LINK: u32 = 1;
 const IPV4_ROUTE: u32 = 7;
 const IPV4_RULE: u32 = 8;
@@ -62,7 +65,8 @@ impl Notifications {
     pub(super) fn open(room: usize) -> io::Result<Self> {
         let socket = socket::open(GROUPS)?;
         socket::set_room(&socket, room)?;
-        let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
+        // SAFETY: the socket owns its descriptor, and nothing below replaces or closes it.
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE)? };
         let buffer = vec![0; BUFFER].into_boxed_slice();
         let (uplinks, tally) = (BTreeSet::new(), Tally::default());
         let most = room.saturating_mul(2) / SMALLEST;
@@ -73,11 +77,7 @@ impl Notifications {
         self.socket.readable().await.map(drop)
     }
 
-    pub(super) fn drain(
-        &mut self,
-        budget: usize,
-        each: &mut dyn FnMut(Observation),
-    ) -> Drained {
+    pub(super) fn drain(&mut self, budget: usize, each: &mut dyn FnMut(Observation)) -> Drained {
         for _ in 0..budget {
             let datagram = match self.receive() {
                 Ok(datagram) => datagram,

@@ -14,8 +14,8 @@ use tracing::warn;
 
 use super::tally::Tally;
 use super::{Counters, Drained, GULP, Loss};
-use detector_ebpf::Record;
 use crate::source::witness::{Counts, Witness};
+use detector_ebpf::Record;
 
 /// How far apart two processors may stamp what they write one after the other, with much to spare.
 const SKEW: Duration = Duration::from_millis(10);
@@ -34,7 +34,8 @@ pub(super) struct Records {
 
 impl Records {
     pub(super) fn new(witness: Witness) -> io::Result<Self> {
-        let witness = AsyncFd::with_interest(witness, Interest::READABLE)?;
+        // SAFETY: the witness owns the ring whose descriptor it gives, and never replaces it.
+        let witness = unsafe { AsyncFd::register_with_interest(witness, Interest::READABLE)? };
         Ok(Self { witness, tally: Tally::default(), read: 0, lost: 0, latest: BootTime::ZERO })
     }
 
@@ -42,11 +43,7 @@ impl Records {
         self.witness.readable().await.map(drop)
     }
 
-    pub(super) fn drain(
-        &mut self,
-        budget: usize,
-        each: &mut dyn FnMut(Observation),
-    ) -> Drained {
+    pub(super) fn drain(&mut self, budget: usize, each: &mut dyn FnMut(Observation)) -> Drained {
         for _ in 0..budget {
             if !self.next(each) {
                 self.witness.get_mut().flush_log();
@@ -106,8 +103,8 @@ impl Records {
         };
         // Only a look within `try_io` may say that there is nothing: it makes the ring not ready, and
         // that must not undo the news of a record that came after an earlier look.
-        let told = read(witness.get_mut()).is_ok()
-            || witness.try_io_mut(Interest::READABLE, read).is_ok();
+        let told =
+            read(witness.get_mut()).is_ok() || witness.try_io_mut(Interest::READABLE, read).is_ok();
         self.read += u64::from(told);
         told
     }

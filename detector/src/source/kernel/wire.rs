@@ -175,11 +175,7 @@ impl Attribute<'_> {
 }
 
 /// The address that `bytes` are, no more and no less.
-pub(super) fn address(
-    bytes: &[u8],
-    what: &'static str,
-    family: u8,
-) -> Result<IpAddr, DecodeError> {
+pub(super) fn address(bytes: &[u8], what: &'static str, family: u8) -> Result<IpAddr, DecodeError> {
     let read = match family {
         AF_INET => <[u8; 4]>::try_from(bytes).ok().map(|octets| Ipv4Addr::from(octets).into()),
         AF_INET6 => <[u8; 16]>::try_from(bytes).ok().map(|octets| Ipv6Addr::from(octets).into()),

@@ -63,8 +63,8 @@ pub(super) fn read(body: &[u8]) -> Result<Option<Route>, DecodeError> {
             _ => {}
         }
     }
-    route.prefix = Prefix::new(destination, length)
-        .ok_or(DecodeError::PrefixLength { length, family })?;
+    route.prefix =
+        Prefix::new(destination, length).ok_or(DecodeError::PrefixLength { length, family })?;
     route.hops = match legs {
         Some(legs) => legs,
         None if single.interface.is_none() && single.gateway.is_none() => Hops::None,
@@ -105,6 +105,11 @@ fn multipath(mut rest: &[u8], family: u8) -> Result<Hops, DecodeError> {
         }
         legs.push(leg);
         rest = beyond(rest, length);
+    }
+    // IPv6 announces a route beginning with the leg that joined it last, and dumps it beginning with
+    // the one that came first (seen on Linux 6.18): their order says nothing.
+    if family == AF_INET6 {
+        legs.sort_unstable();
     }
     Ok(legs.into_iter().collect())
 }

@@ -74,16 +74,10 @@ impl Reader {
             if !datagram.from_kernel {
                 continue;
             }
-            let bytes = buffer.get(..datagram.length).ok_or_else(|| DumpError::Answer {
-                what: section.what,
-                error: DecodeError::Length {
-                    what: "an answer",
-                    length: datagram.length,
-                    room: BUFFER,
-                },
-            })?;
+            let (what, length) = (section.what, datagram.length);
+            let too_long = DecodeError::Length { what: "an answer", length, room: BUFFER };
+            let bytes = buffer.get(..length).ok_or(DumpError::Answer { what, error: too_long })?;
             for message in Message::all(bytes) {
-                let what = section.what;
                 let message = message.map_err(|error| DumpError::Answer { what, error })?;
                 if message.sequence == self.sequence && self.message(section, &message, take)? {
                     return Ok(());
