@@ -147,3 +147,22 @@ fn what_the_ring_has_no_room_for_is_counted() {
         assert_eq!(counts.seen, counts.written + counts.filtered + counts.lost + counts.unparsed);
     });
 }
+
+#[test]
+fn who_may_not_load_programs_is_told_what_to_do() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can show what it is like not to be root");
+        return;
+    }
+    let told = std::thread::spawn(|| {
+        // The bare system call changes this thread only, where the C library would change them all.
+        // SAFETY: three plain numbers go in, and no memory of ours is touched.
+        let done = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+        assert_eq!(done, 0);
+        Witness::attach(1 << 20).err().expect("nobody may load programs").to_string()
+    });
+    let told = told.join().unwrap();
+    assert!(told.starts_with("the kernel refuses eBPF to this process"), "{told}");
+    assert!(told.contains("--route-source netlink"), "{told}");
+    assert_eq!(told.lines().count(), 1);
+}
