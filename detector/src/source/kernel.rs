@@ -3,6 +3,10 @@
 //! Changes come from the eBPF witness, or where the kernel takes no eBPF program from a netlink
 //! socket; the bytes are the same, one decoder reads them, and the observations are equal. The
 //! tables come from dumps, read by the same decoder. [`Resync`] joins the two.
+//!
+//! Whoever has `CAP_NET_ADMIN` can send messages of his own to the kernel's multicast groups. The
+//! netlink socket is told who sent a message and leaves those out; an eBPF program on it is not
+//! told, so a forged change stands until the next dump.
 
 mod decode;
 mod dump;

@@ -11,4 +11,3 @@ mod namespace;
 mod notifications;
 mod resyncs;
 mod tables;
-mod zz;

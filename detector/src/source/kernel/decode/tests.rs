@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use detector_core::link::LinkKind;
 use detector_core::observation::{KernelChange, KernelState, Place};
 use detector_core::route::{
-    Hops, IfIndex, NextHop, NextHopId, NextHopObject, Prefix, Protocol, Route, RouteKind, Rule,
+    IfIndex, NextHop, NextHopId, NextHopObject, Prefix, Protocol, Route, RouteKind, Rule,
     RuleAction, Table,
 };
 use ipnet::IpNet;
@@ -388,13 +388,4 @@ proptest! {
             let _ = (change(&message), state(&message));
         }
     }
-}
-
-#[test]
-fn no_leg_or_gateway_is_no_hop() {
-    let header = [2, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0];
-    let Some(KernelState::Route(route)) = state(&message(NEWROUTE, &header)).unwrap() else {
-        panic!("no route")
-    };
-    assert_eq!((route.prefix, route.hops), (prefix("0.0.0.0/0"), Hops::None));
 }
