@@ -213,14 +213,14 @@ fn is_uplink(interface: u32) -> bool {
 #[inline(always)]
 fn record(context: &SkBuffContext) -> Counter {
     let length = context.len();
-    if length < SMALL as u32 {
+    if length <= SMALL as u32 {
         write::<SMALL, { SMALL + HEADER }>(context, length)
-    } else if length < MEDIUM as u32 {
+    } else if length <= MEDIUM as u32 {
         write::<MEDIUM, { MEDIUM + HEADER }>(context, length)
-    } else if length < LARGE as u32 {
+    } else if length <= LARGE as u32 {
         write::<LARGE, { LARGE + HEADER }>(context, length)
     } else {
-        let outcome = write::<SMALL, { SMALL + HEADER }>(context, SMALL as u32 - 1);
+        let outcome = write::<SMALL, { SMALL + HEADER }>(context, SMALL as u32);
         if outcome == Counter::Written {
             count(Counter::Truncated);
         }
@@ -228,28 +228,25 @@ fn record(context: &SkBuffContext) -> Counter {
     }
 }
 
-/// Writes the first `kept` bytes of the message, fewer than `ROOM`, which is a power of two.
+/// Writes the first `kept` bytes of the message: at least one, at most `ROOM`, a power of two.
 #[inline(always)]
 fn write<const ROOM: usize, const SIZE: usize>(context: &SkBuffContext, kept: u32) -> Counter {
     let Some(mut entry) = RECORDS.reserve::<[u8; SIZE]>(0) else {
         return Counter::Lost;
     };
-    // The compiler knows that `kept` is below `ROOM` and would drop the mask; the verifier of older
-    // kernels knows it by the mask only. A volatile read keeps the one from helping.
-    // SAFETY: `kept` is a live local.
-    let kept = unsafe { core::ptr::read_volatile(&raw const kept) } & (ROOM as u32 - 1);
+    // The compiler knows both bounds and would drop what follows; the verifier of Linux 5.10 knows
+    // them by this arithmetic only. A volatile read keeps the one from helping.
+    let below = kept.wrapping_sub(1);
+    // SAFETY: `below` is a live local.
+    let kept = (unsafe { core::ptr::read_volatile(&raw const below) } & (ROOM as u32 - 1)) + 1;
     let start = entry.as_mut_ptr().cast::<u8>();
     // SAFETY: the entry is `SIZE` = `HEADER` + `ROOM` bytes and aligned to 8: the header fits at its
-    // start, and `kept`, below `ROOM`, is the most that is written after it. Bytes that are left
-    // unwritten are not read: the header says how many were.
+    // start, and `kept`, at most `ROOM`, is what is written after it. Bytes that are left unwritten
+    // are not read: the header says how many were.
     let loaded = unsafe {
         let at = bpf_ktime_get_boot_ns();
         start.cast::<Header>().write(Header { at, kept, whole: context.len() });
-        if kept == 0 {
-            -1
-        } else {
-            bpf_skb_load_bytes(context.skb.skb.cast(), 0, start.add(HEADER).cast(), kept)
-        }
+        bpf_skb_load_bytes(context.skb.skb.cast(), 0, start.add(HEADER).cast(), kept)
     };
     if loaded < 0 {
         entry.discard(0);

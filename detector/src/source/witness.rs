@@ -309,8 +309,11 @@ fn refusal(error: &EbpfError, memory: Memory) -> WitnessError {
     }
 }
 
-/// An error with its causes, in one line.
+/// An error with its causes, in one line. Of a long one the beginning and the end are kept: what the
+/// verifier says at last is why it says no.
 fn one_line(error: &dyn Error) -> String {
+    const BEGINNING: usize = 120;
+    const END: usize = 480;
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -318,7 +321,13 @@ fn one_line(error: &dyn Error) -> String {
         text.push_str(&cause.to_string());
         source = cause.source();
     }
-    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(600).collect()
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let line: Vec<char> = words.join(" ").chars().collect();
+    if line.len() <= BEGINNING + END {
+        return line.into_iter().collect();
+    }
+    let [beginning, end] = [&line[..BEGINNING], &line[line.len() - END..]];
+    beginning.iter().chain(&[' ', '…', ' ']).chain(end).collect()
 }
 
 #[cfg(test)]
@@ -363,5 +372,14 @@ mod tests {
         };
         assert_eq!(text.lines().count(), 1);
         assert!(text.contains("RECORDS") && text.contains("Invalid argument"), "{text}");
+    }
+
+    #[test]
+    fn of_a_long_error_the_end_is_kept() {
+        let log = format!("refused: {}R1 is no pointer\n", "0: r1 = 0\n".repeat(500));
+        let line = one_line(&io::Error::other(log));
+        assert!(line.starts_with("refused: 0: r1 = 0 0:"), "{line}");
+        assert!(line.ends_with(" R1 is no pointer"), "{line}");
+        assert_eq!(line.chars().count(), 603);
     }
 }
