@@ -33,7 +33,7 @@ fn main() {
     }
 }
 
-/// The toolchain that `cargo xtask` chose, else the first that can serve.
+/// The toolchain that the environment names, else the first that can serve.
 fn toolchain() -> Option<String> {
     if let Ok(chosen) = std::env::var("DETECTOR_BPF_TOOLCHAIN") {
         return Some(chosen);

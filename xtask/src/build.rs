@@ -6,12 +6,11 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::command::{run, run_loud};
-use crate::setup::Tools;
 
 /// Shows the product at work.
-pub(crate) fn demo(tools: &Tools, json: bool) -> Result<()> {
-    cargo(tools, &["build", "--quiet", "--package", "detector", "--bin", "detector"])?;
-    cargo(tools, &["build", "--quiet", "--package", "detector-tests", "--bin", "demo"])?;
+pub(crate) fn demo(json: bool) -> Result<()> {
+    cargo(&["build", "--quiet", "--package", "detector", "--bin", "detector"])?;
+    cargo(&["build", "--quiet", "--package", "detector-tests", "--bin", "demo"])?;
     let mut demo = program("demo", "debug")?;
     if json {
         demo.arg("--json");
@@ -20,7 +19,7 @@ pub(crate) fn demo(tools: &Tools, json: bool) -> Result<()> {
 }
 
 /// Runs all tests, cheapest first.
-pub(crate) fn test(tools: &Tools) -> Result<()> {
+pub(crate) fn test() -> Result<()> {
     let steps: [(&str, &[&str]); 4] = [
         ("format", &["fmt", "--all", "--check"]),
         ("lints", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
@@ -29,46 +28,38 @@ pub(crate) fn test(tools: &Tools) -> Result<()> {
     ];
     for (name, arguments) in steps {
         eprintln!("== {name}");
-        cargo(tools, arguments)?;
+        cargo(arguments)?;
     }
     eprintln!("== scenarios");
-    scenario(tools, &[])
+    scenario(&[])
 }
 
 /// Runs scenarios at both rungs.
-pub(crate) fn scenario(tools: &Tools, files: &[PathBuf]) -> Result<()> {
-    cargo(tools, &["build", "--quiet", "--package", "detector", "--bin", "detector"])?;
-    cargo(tools, &["build", "--quiet", "--package", "detector-tests", "--bin", "scenario"])?;
+pub(crate) fn scenario(files: &[PathBuf]) -> Result<()> {
+    cargo(&["build", "--quiet", "--package", "detector", "--bin", "detector"])?;
+    cargo(&["build", "--quiet", "--package", "detector-tests", "--bin", "scenario"])?;
     run_loud(program("scenario", "debug")?.args(files))
 }
 
 /// Runs one of the benchmarks that need the agent.
-pub(crate) fn bench(tools: &Tools, name: &str) -> Result<()> {
+pub(crate) fn bench(name: &str) -> Result<()> {
     let quiet = ["build", "--quiet", "--release", "--package"];
-    cargo(tools, &[&quiet[..], &["detector", "--bin", "detector"]].concat())?;
-    cargo(tools, &[&quiet[..], &["detector-tests", "--bin", "bench"]].concat())?;
+    cargo(&[&quiet[..], &["detector", "--bin", "detector"]].concat())?;
+    cargo(&[&quiet[..], &["detector-tests", "--bin", "bench"]].concat())?;
     run_loud(program("bench", "release")?.arg(name))
 }
 
 /// Runs the engine's benchmark.
-pub(crate) fn bench_engine(tools: &Tools) -> Result<()> {
-    cargo_loud(tools, &["bench", "--quiet", "--package", "detector-core", "--bench", "engine"])
+pub(crate) fn bench_engine() -> Result<()> {
+    cargo_loud(&["bench", "--quiet", "--package", "detector-core", "--bench", "engine"])
 }
 
-fn cargo(tools: &Tools, arguments: &[&str]) -> Result<()> {
-    run(&mut cargo_command(tools, arguments))
+fn cargo(arguments: &[&str]) -> Result<()> {
+    run(Command::new("cargo").args(arguments))
 }
 
-fn cargo_loud(tools: &Tools, arguments: &[&str]) -> Result<()> {
-    run_loud(&mut cargo_command(tools, arguments))
-}
-
-fn cargo_command(tools: &Tools, arguments: &[&str]) -> Command {
-    let mut command = Command::new("cargo");
-    command.args(arguments);
-    // Read by detector/build.rs, which compiles the eBPF programs.
-    command.env("DETECTOR_BPF_TOOLCHAIN", tools.bpf_toolchain);
-    command
+fn cargo_loud(arguments: &[&str]) -> Result<()> {
+    run_loud(Command::new("cargo").args(arguments))
 }
 
 /// One of our own programs, as cargo built it.

@@ -52,14 +52,14 @@ enum Bench {
 
 fn main() -> Result<()> {
     let task = Xtask::parse().task;
-    let tools = setup::tools()?;
+    setup::run()?;
     match task {
         Task::Setup => Ok(()),
-        Task::Demo { json } => build::demo(&tools, json),
-        Task::Test => build::test(&tools),
-        Task::Scenario { files } => build::scenario(&tools, &files),
-        Task::Bench(Bench::Latency) => build::bench(&tools, "latency"),
-        Task::Bench(Bench::Churn) => build::bench(&tools, "churn"),
-        Task::Bench(Bench::Engine) => build::bench_engine(&tools),
+        Task::Demo { json } => build::demo(json),
+        Task::Test => build::test(),
+        Task::Scenario { files } => build::scenario(&files),
+        Task::Bench(Bench::Latency) => build::bench("latency"),
+        Task::Bench(Bench::Churn) => build::bench("churn"),
+        Task::Bench(Bench::Engine) => build::bench_engine(),
     }
 }

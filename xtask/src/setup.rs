@@ -7,7 +7,8 @@
 //! 2. Debian's `rustc-web`, which has `core` for the BPF target built in: it works where rustup can
 //!    fetch nothing. It is linked into rustup as the toolchain `debian`.
 //!
-//! A step that has nothing to do says nothing.
+//! detector/build.rs takes the first of the two that it finds. A step that has nothing to do says
+//! nothing, and each is decided by running what it is about, so that nothing has to be remembered.
 
 mod apt;
 
@@ -16,72 +17,86 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use self::apt::Need;
 use crate::command::{self, output, succeeds};
 
-/// The version of bpf-linker that Debian's LLVM and both compilers are known to work with.
+/// The version of bpf-linker that Debian's LLVM and compiler are known to work with.
 const BPF_LINKER: &str = "0.13.0";
 
 /// Where Debian's compiler keeps its libraries for the BPF target.
 const DEBIAN_BPF_CORE: &str = "/usr/lib/rustlib/bpfel-unknown-none/lib";
 
-/// What was found.
-pub(crate) struct Tools {
-    /// The rustup toolchain that compiles for the BPF target.
-    pub(crate) bpf_toolchain: &'static str,
+/// The LLVM of Debian's compiler.
+const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
+
+const IP: Need = Need {
+    why: "`ip` makes the routes, links and namespaces of the tests",
+    packages: &["iproute2"],
+};
+
+const COMPILER: Need = Need {
+    why: "a Rust compiler with the BPF target, for the eBPF programs",
+    packages: &["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"],
+};
+
+const LLVM: Need = Need {
+    why: "the LLVM that bpf-linker is built with, the same as rustc-web's",
+    packages: &["llvm-22-dev", "libzstd-dev", "zlib1g-dev", "libxml2-dev"],
+};
+
+/// What compiles for the BPF target.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Compiler {
+    /// rustup's nightly, with the source of `core`.
+    Nightly,
+    /// Debian's, with `core` built in.
+    Debian,
 }
 
 /// Finds everything, installing what is missing.
-pub(crate) fn tools() -> Result<Tools> {
-    let bpf_toolchain = bpf_toolchain()?;
-    bpf_linker(bpf_toolchain)?;
+pub(crate) fn run() -> Result<()> {
+    let compiler = if has_nightly_with_source() { Compiler::Nightly } else { Compiler::Debian };
+    let has_linker = succeeds("bpf-linker", &["--version"]);
+
+    // All packages at once: whoever has to ask an administrator asks once.
+    let mut needs = Vec::new();
     if !succeeds("ip", &["-V"]) {
-        apt::install("ip makes the routes, links and namespaces of the tests", &["iproute2"])?;
+        needs.push(IP);
     }
-    for component in ["rustfmt", "clippy"] {
-        if !succeeds("cargo", &[if component == "clippy" { "clippy" } else { "fmt" }, "--version"])
-        {
+    if compiler == Compiler::Debian {
+        if !Path::new(DEBIAN_BPF_CORE).is_dir() {
+            needs.push(COMPILER);
+        }
+        if !has_linker && !Path::new(DEBIAN_LLVM).join("include/llvm").is_dir() {
+            needs.push(LLVM);
+        }
+    }
+    if !needs.is_empty() {
+        apt::install(&needs).with_context(|| match compiler {
+            Compiler::Nightly => "not all that the tests need is there",
+            Compiler::Debian => {
+                "no rustup toolchain compiles for the BPF target (`rustup toolchain install \
+                 nightly --component rust-src` gives one), and Debian's cannot be completed"
+            }
+        })?;
+    }
+
+    if compiler == Compiler::Debian && !has_debian_toolchain() {
+        link_debian_toolchain()?;
+    }
+    if !has_linker {
+        install_linker(compiler)?;
+    }
+    for (component, subcommand) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
+        if !succeeds("cargo", &[subcommand, "--version"]) {
             say(&format!("adding rustup component {component}: `cargo xtask test` runs it"));
-            run_rustup(&["component", "add", component])?;
+            rustup(&["component", "add", component])?;
         }
     }
-    Ok(Tools { bpf_toolchain })
+    Ok(())
 }
 
-/// The toolchain for the BPF target.
-fn bpf_toolchain() -> Result<&'static str> {
-    if has_nightly_with_source() {
-        return Ok("nightly");
-    }
-    if has_debian_toolchain() {
-        return Ok("debian");
-    }
-    if !Path::new(DEBIAN_BPF_CORE).is_dir() {
-        if !Path::new("/etc/debian_version").exists() {
-            bail!(
-                "no Rust toolchain can compile for the BPF target: install one with \
-                 `rustup toolchain install nightly --component rust-src`"
-            );
-        }
-        apt::install(
-            "a Rust compiler with the BPF target, for the eBPF programs",
-            &["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"],
-        )
-        .context(
-            "without these packages, `rustup toolchain install nightly --component rust-src` \
-             serves as well",
-        )?;
-    }
-    say("linking /usr into rustup as toolchain `debian`");
-    run_rustup(&["toolchain", "link", "debian", "/usr"])?;
-    if !has_debian_toolchain() {
-        bail!(
-            "Debian's Rust compiler has no `core` for the BPF target in {DEBIAN_BPF_CORE}: install \
-             libstd-rust-web-dev-bpf of the same version as rustc-web"
-        );
-    }
-    Ok("debian")
-}
-
+/// A nightly without the source of `core` is of no use: it has nothing for the BPF target.
 fn has_nightly_with_source() -> bool {
     output("rustup", &["run", "nightly", "rustc", "--print", "sysroot"])
         .is_some_and(|root| Path::new(&root).join("lib/rustlib/src/rust/library/core").is_dir())
@@ -93,23 +108,39 @@ fn has_debian_toolchain() -> bool {
             .is_some_and(|root| root == "/usr")
 }
 
-fn bpf_linker(toolchain: &str) -> Result<()> {
-    if succeeds("bpf-linker", &["--version"]) {
-        return Ok(());
+fn link_debian_toolchain() -> Result<()> {
+    say("linking /usr into rustup as the toolchain `debian`: detector/build.rs compiles with it");
+    rustup(&["toolchain", "link", "debian", "/usr"])?;
+    if !has_debian_toolchain() {
+        bail!(
+            "Debian's Rust compiler has no `core` for the BPF target in {DEBIAN_BPF_CORE}: install \
+             libstd-rust-web-dev-bpf of the same version as rustc-web"
+        );
     }
+    Ok(())
+}
+
+/// bpf-linker must know the LLVM of the compiler. For Debian's it is built from source with Debian's
+/// LLVM; for nightly its authors publish it with an LLVM of its own inside.
+fn install_linker(compiler: Compiler) -> Result<()> {
     let mut install = Command::new("cargo");
-    install.args(["install", "--locked", "bpf-linker", "--version", BPF_LINKER]);
-    if toolchain == "debian" {
-        if !Path::new("/usr/lib/llvm-22/include/llvm").is_dir() {
-            apt::install(
-                "the LLVM that bpf-linker is built with, the same as rustc-web's",
-                &["llvm-22-dev", "libzstd-dev", "zlib1g-dev", "libxml2-dev"],
-            )?;
+    match compiler {
+        Compiler::Debian => {
+            say(&format!("building bpf-linker {BPF_LINKER}: it links the eBPF object (a minute)"));
+            install.args(["install", "--locked", "bpf-linker", "--version", BPF_LINKER]);
+            install.args(["--no-default-features", "--features", "llvm-22"]);
+            install.env("LLVM_PREFIX", DEBIAN_LLVM);
         }
-        install.args(["--no-default-features", "--features", "llvm-22"]);
-        install.env("LLVM_PREFIX", "/usr/lib/llvm-22");
+        Compiler::Nightly if succeeds("cargo", &["binstall", "-V"]) => {
+            say("fetching bpf-linker: it links the eBPF object");
+            install.args(["binstall", "--no-confirm", "bpf-linker"]);
+        }
+        Compiler::Nightly => bail!(
+            "no bpf-linker, which links the eBPF object: put its newest release for this machine \
+             (https://github.com/aya-rs/bpf-linker/releases) into PATH, or run \
+             `cargo install cargo-binstall` and then this again"
+        ),
     }
-    say(&format!("building bpf-linker {BPF_LINKER}: it links the eBPF object (about a minute)"));
     command::run(&mut install)?;
     if !succeeds("bpf-linker", &["--version"]) {
         bail!("bpf-linker was installed but is not found: add cargo's bin folder to PATH");
@@ -117,11 +148,11 @@ fn bpf_linker(toolchain: &str) -> Result<()> {
     Ok(())
 }
 
-fn run_rustup(arguments: &[&str]) -> Result<()> {
+fn rustup(arguments: &[&str]) -> Result<()> {
     command::run(Command::new("rustup").args(arguments))
 }
 
 /// Says what is being done.
-pub(crate) fn say(text: &str) {
+fn say(text: &str) {
     eprintln!("setup: {text}");
 }
