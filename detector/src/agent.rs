@@ -163,6 +163,7 @@ impl Agent {
                 Wake::Kernel(ready) => {
                     ready.context("the kernel's records can no longer be waited for")?;
                     self.drain(Wanted::Budget(BUDGET));
+                    self.own_up();
                 }
                 Wake::Dump(step) => self.dump(step),
                 Wake::Cluster(observation) => self.take(observation),

@@ -29,6 +29,8 @@ use std::time::Duration;
 
 use detector_core::observation::{Observation, Question, What};
 use detector_core::workload::NodeName;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use kube::Client;
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -136,10 +138,22 @@ impl Cluster {
     ) -> Running {
         let Self { client, node, counters } = self;
         let mut tasks = JoinSet::new();
-        tasks.spawn(pods::run(client.clone(), node.clone(), Arc::clone(&counters), tx.clone()));
-        tasks.spawn(nodes::run(client.clone(), Arc::clone(&counters), tx.clone()));
-        tasks.spawn(feature::run(client.clone(), node, Arc::clone(&counters), tx.clone()));
-        tasks.spawn(question::run(client, Arc::clone(&counters), questions, tx));
+        let mut spawn = |task: BoxFuture<'static, ()>| {
+            let tx = tx.clone();
+            // A task that has nothing to tell would not notice that nobody listens any more.
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = task => {}
+                    () = tx.closed() => {}
+                }
+            });
+        };
+        let (pods, nodes) = (client.clone(), client.clone());
+        let counted = || Arc::clone(&counters);
+        spawn(pods::run(pods, node.clone(), counted(), tx.clone()).boxed());
+        spawn(nodes::run(nodes, counted(), tx.clone()).boxed());
+        spawn(feature::run(client.clone(), node, counted(), tx.clone()).boxed());
+        spawn(question::run(client, counted(), questions, tx.clone()).boxed());
         Running { tasks, counters }
     }
 }
