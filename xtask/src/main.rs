@@ -7,6 +7,8 @@ mod build;
 mod command;
 mod setup;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -50,8 +52,17 @@ enum Bench {
     Engine,
 }
 
-fn main() -> Result<()> {
-    let task = Xtask::parse().task;
+fn main() -> ExitCode {
+    match run(Xtask::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
     setup::run()?;
     match task {
         Task::Setup => Ok(()),

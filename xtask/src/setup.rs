@@ -1,6 +1,6 @@
 //! Finds what building and testing needs, and installs what is missing.
 //!
-//! The agent itself builds with the stable toolchain of `rust-toolchain`. Its eBPF object needs a
+//! The agent itself builds with stable Rust. Its eBPF object needs a
 //! Rust compiler with `core` for the BPF target, and bpf-linker. Two ways lead there:
 //!
 //! 1. rustup's nightly with the component `rust-src`, from which `core` is built;
@@ -72,13 +72,15 @@ pub(crate) fn run() -> Result<()> {
         }
     }
     if !needs.is_empty() {
-        apt::install(&needs).with_context(|| match compiler {
-            Compiler::Nightly => "not all that the tests need is there",
-            Compiler::Debian => {
-                "no rustup toolchain compiles for the BPF target (`rustup toolchain install \
-                 nightly --component rust-src` gives one), and Debian's cannot be completed"
-            }
-        })?;
+        let installed = apt::install(&needs);
+        if needs.contains(&COMPILER) {
+            installed.context(
+                "no toolchain compiles for the BPF target (one that does, without packages: \
+                 `rustup toolchain install nightly --component rust-src`)",
+            )?;
+        } else {
+            installed?;
+        }
     }
 
     if compiler == Compiler::Debian && !has_debian_toolchain() {

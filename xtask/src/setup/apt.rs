@@ -8,7 +8,7 @@ use super::say;
 use crate::command::{output, run, succeeds};
 
 /// Packages that are needed together, and what for.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Need {
     /// In words that end a line.
     pub(super) why: &'static str,
