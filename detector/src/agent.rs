@@ -91,7 +91,7 @@ pub async fn run(config: Config) -> Result<()> {
     let (questions, cluster_tasks) = match cluster {
         Some(cluster) => {
             let (ask, asked) = mpsc::channel(QUESTION_QUEUE);
-            (Some(ask), Some(cluster.start(tell.clone(), asked)))
+            (Some(ask), Some(cluster.start(&tell, asked)))
         }
         None => (None, None),
     };

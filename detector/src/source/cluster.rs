@@ -133,7 +133,7 @@ impl Cluster {
     /// [`Running`] is dropped.
     pub fn start(
         self,
-        tx: mpsc::Sender<Observation>,
+        tx: &mpsc::Sender<Observation>,
         questions: mpsc::Receiver<Question>,
     ) -> Running {
         let Self { client, node, counters } = self;

@@ -88,7 +88,7 @@ async fn a_server_that_is_not_there_is_a_reason_to_be_blind() {
 
     let (tx, mut rx) = mpsc::channel(16);
     let (questions, asked) = mpsc::channel(1);
-    let mut running = cluster.start(tx, asked);
+    let mut running = cluster.start(&tx, asked);
     questions.send(Question { address: [10, 0, 0, 1].into() }).await.unwrap();
 
     let mut blind = BTreeMap::new();
