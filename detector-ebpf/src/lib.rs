@@ -21,17 +21,40 @@ pub struct Header {
     pub kept: u32,
     /// How many bytes the message has.
     pub whole: u32,
+    /// The netlink port that the message came from: 0 is the kernel itself. Means something only
+    /// where the agent has found out that the program can tell, and else is anything.
+    pub sender: u32,
+    /// Keeps the message where 8 bytes begin.
+    pub reserved: u32,
+}
+
+impl Header {
+    /// Reads the header; the rest of the bytes is the message and what lies behind it.
+    pub fn parse(bytes: &[u8]) -> Result<(Self, &[u8]), RecordError> {
+        let (at, rest) = bytes.split_first_chunk().ok_or(RecordError::NoHeader)?;
+        let mut rest = rest;
+        let mut word = || {
+            let (word, behind) = rest.split_first_chunk().ok_or(RecordError::NoHeader)?;
+            rest = behind;
+            Ok(u32::from_ne_bytes(*word))
+        };
+        let at = u64::from_ne_bytes(*at);
+        let header = Self { at, kept: word()?, whole: word()?, sender: word()?, reserved: word()? };
+        Ok((header, rest))
+    }
 }
 
 /// Bytes of the header before the message.
 pub const HEADER: usize = size_of::<Header>();
 
-// The program writes a `Header`, `Record::parse` reads it byte by byte: both must mean the same.
+// The program writes a `Header`, `Header::parse` reads it byte by byte: both must mean the same.
 const _: () = {
     assert!(offset_of!(Header, at) == 0);
     assert!(offset_of!(Header, kept) == 8);
     assert!(offset_of!(Header, whole) == 12);
-    assert!(HEADER == 16 && align_of::<Header>() == 8);
+    assert!(offset_of!(Header, sender) == 16);
+    assert!(offset_of!(Header, reserved) == 20);
+    assert!(HEADER == 24 && align_of::<Header>() == 8);
     // The program masks a length to the room that there is.
     assert!(SMALL.is_power_of_two() && MEDIUM.is_power_of_two() && LARGE.is_power_of_two());
     assert!(SMALL < MEDIUM && MEDIUM < LARGE);
@@ -103,13 +126,9 @@ impl core::error::Error for RecordError {}
 impl<'a> Record<'a> {
     /// Reads a record from the bytes of a ring's entry.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
-        let (at, rest) = bytes.split_first_chunk().ok_or(RecordError::NoHeader)?;
-        let (kept, rest) = rest.split_first_chunk().ok_or(RecordError::NoHeader)?;
-        let (whole, rest) = rest.split_first_chunk().ok_or(RecordError::NoHeader)?;
-        let at = u64::from_ne_bytes(*at);
-        let [kept, whole] = [kept, whole].map(|bytes| u32::from_ne_bytes(*bytes));
-        let message = rest.get(..kept as usize).ok_or(RecordError::Short)?;
-        Ok(Self { at, truncated: whole > kept, message })
+        let (header, rest) = Header::parse(bytes)?;
+        let message = rest.get(..header.kept as usize).ok_or(RecordError::Short)?;
+        Ok(Self { at: header.at, truncated: header.whole > header.kept, message })
     }
 }
 
@@ -123,7 +142,10 @@ mod tests {
         bytes[..8].copy_from_slice(&7u64.to_ne_bytes());
         bytes[8..12].copy_from_slice(&4u32.to_ne_bytes());
         bytes[12..16].copy_from_slice(&4u32.to_ne_bytes());
-        bytes[16..20].copy_from_slice(b"abcd");
+        bytes[16..20].copy_from_slice(&6u32.to_ne_bytes());
+        bytes[HEADER..HEADER + 4].copy_from_slice(b"abcd");
+        let (header, _) = Header::parse(&bytes).unwrap();
+        assert_eq!(header, Header { at: 7, kept: 4, whole: 4, sender: 6, reserved: 0 });
         let record = Record::parse(&bytes).unwrap();
         assert_eq!(record, Record { at: 7, truncated: false, message: b"abcd" });
         for length in 0..HEADER {

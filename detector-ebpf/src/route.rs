@@ -5,12 +5,13 @@
 //! causes it (`do_one_broadcast` in net/netlink/af_netlink.c), so the records are in the kernel's
 //! own order, and none is late. The filter lets nothing through to the socket itself: its queue
 //! stays empty and cannot overflow. No BTF and no layout of a kernel structure is needed, only
-//! helpers that socket filters have had since Linux 5.8.
+//! helpers that socket filters have had since Linux 5.8; the one look beside the message, at who
+//! sent it, is believed only where the agent has seen it hold.
 
 use core::arch::asm;
 
-use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
+use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
 use aya_ebpf::macros::{map, socket_filter};
 use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::SkBuffContext;
@@ -102,18 +103,38 @@ struct LegHeader {
     interface: u32,
 }
 
+/// Where `NETLINK_CB(skb).portid` lies in `struct sk_buff` of 64-bit kernels: `cb` after 40 bytes, and
+/// 12 bytes into it the port of `struct netlink_skb_parms`, after the credentials. No interface
+/// promises it, so the agent tries it out before it believes it.
+const SENDER: usize = 40 + 12;
+
 /// Reads every message, and lets none of them on to the socket.
+///
+/// Whoever has CAP_NET_ADMIN may send to the kernel's multicast groups, in the kernel's own words.
+/// Who sent a message stands beside the message only.
 #[socket_filter]
 pub(crate) fn route(context: SkBuffContext) -> i64 {
+    see::<true>(&context)
+}
+
+/// `route` for kernels that lend no helper to read their memory: those locked down to
+/// confidentiality, and those that give the agent no CAP_PERFMON.
+#[socket_filter]
+pub(crate) fn route_blind_to_sender(context: SkBuffContext) -> i64 {
+    see::<false>(&context)
+}
+
+#[inline(always)]
+fn see<const SENDERS: bool>(context: &SkBuffContext) -> i64 {
     count(Counter::Seen);
-    let outcome = witness(&context);
+    let outcome = witness::<SENDERS>(context);
     count(outcome);
     0
 }
 
 /// What becomes of a message.
 #[inline(always)]
-fn witness(context: &SkBuffContext) -> Counter {
+fn witness<const SENDERS: bool>(context: &SkBuffContext) -> Counter {
     let Ok(header) = context.load::<MessageHeader>(0) else {
         complain(context, context.len());
         return Counter::Unparsed;
@@ -125,7 +146,7 @@ fn witness(context: &SkBuffContext) -> Counter {
     if single && !replaces && cannot_matter(context, header.kind) {
         return Counter::Filtered;
     }
-    record(context)
+    record::<SENDERS>(context)
 }
 
 #[inline(always)]
@@ -211,16 +232,16 @@ fn is_uplink(interface: u32) -> bool {
 
 /// Writes the message to the ring, in the smallest size that holds it.
 #[inline(always)]
-fn record(context: &SkBuffContext) -> Counter {
+fn record<const SENDERS: bool>(context: &SkBuffContext) -> Counter {
     let length = context.len();
     if length <= SMALL as u32 {
-        write::<SMALL, { SMALL + HEADER }>(context, length)
+        write::<SENDERS, SMALL, { SMALL + HEADER }>(context, length)
     } else if length <= MEDIUM as u32 {
-        write::<MEDIUM, { MEDIUM + HEADER }>(context, length)
+        write::<SENDERS, MEDIUM, { MEDIUM + HEADER }>(context, length)
     } else if length <= LARGE as u32 {
-        write::<LARGE, { LARGE + HEADER }>(context, length)
+        write::<SENDERS, LARGE, { LARGE + HEADER }>(context, length)
     } else {
-        let outcome = write::<SMALL, { SMALL + HEADER }>(context, SMALL as u32);
+        let outcome = write::<SENDERS, SMALL, { SMALL + HEADER }>(context, SMALL as u32);
         if outcome == Counter::Written {
             count(Counter::Truncated);
         }
@@ -230,22 +251,25 @@ fn record(context: &SkBuffContext) -> Counter {
 
 /// Writes the first `kept` bytes of the message: at least one, at most `ROOM`, a power of two.
 #[inline(always)]
-fn write<const ROOM: usize, const SIZE: usize>(context: &SkBuffContext, kept: u32) -> Counter {
+fn write<const SENDERS: bool, const ROOM: usize, const SIZE: usize>(
+    context: &SkBuffContext,
+    kept: u32,
+) -> Counter {
     let Some(mut entry) = RECORDS.reserve::<[u8; SIZE]>(0) else {
         return Counter::Lost;
     };
     // The compiler knows both bounds and would drop what follows; the verifier of Linux 5.10 knows
-    // them by this arithmetic only. A volatile read keeps the one from helping.
-    let below = kept.wrapping_sub(1);
-    // SAFETY: `below` is a live local.
-    let kept = (unsafe { core::ptr::read_volatile(&raw const below) } & (ROOM as u32 - 1)) + 1;
+    // them by this arithmetic only.
+    let kept = (unknown_to_the_compiler(kept.wrapping_sub(1)) & (ROOM as u32 - 1)) + 1;
     let start = entry.as_mut_ptr().cast::<u8>();
     // SAFETY: the entry is `SIZE` = `HEADER` + `ROOM` bytes and aligned to 8: the header fits at its
     // start, and `kept`, at most `ROOM`, is what is written after it. Bytes that are left unwritten
     // are not read: the header says how many were.
     let loaded = unsafe {
         let at = bpf_ktime_get_boot_ns();
-        start.cast::<Header>().write(Header { at, kept, whole: context.len() });
+        let sender = if SENDERS { sender(context) } else { u32::MAX };
+        let header = Header { at, kept, whole: context.len(), sender, reserved: 0 };
+        start.cast::<Header>().write(header);
         bpf_skb_load_bytes(context.skb.skb.cast(), 0, start.add(HEADER).cast(), kept)
     };
     if loaded < 0 {
@@ -254,6 +278,24 @@ fn write<const ROOM: usize, const SIZE: usize>(context: &SkBuffContext, kept: u3
     }
     entry.submit(0);
     Counter::Written
+}
+
+/// The same number, of which the compiler can no longer conclude anything. A volatile read would do
+/// so by way of the stack, and where the agent has no CAP_PERFMON the verifier lets no such place on
+/// the stack be used again.
+#[inline(always)]
+fn unknown_to_the_compiler(number: u32) -> u32 {
+    let mut number = u64::from(number);
+    // SAFETY: the instruction copies a register to itself.
+    unsafe { asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack, preserves_flags)) }
+    number as u32
+}
+
+#[inline(always)]
+fn sender(context: &SkBuffContext) -> u32 {
+    let port = context.skb.skb.cast::<u8>().wrapping_add(SENDER).cast();
+    // SAFETY: the helper reads kernel memory at whatever address it is given, or fails.
+    unsafe { bpf_probe_read_kernel(port) }.unwrap_or(u32::MAX)
 }
 
 #[inline(always)]

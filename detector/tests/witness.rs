@@ -2,11 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::os::fd::AsRawFd as _;
 use std::process::Command;
 
-use detector::source::witness::Witness;
+use detector::source::witness::{Witness, WitnessError};
 use detector_core::route::IfIndex;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket,
+};
 
 /// Runs `test` in a fresh network namespace that ends with the thread, or says why it cannot.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
@@ -26,6 +31,13 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
 fn ip(arguments: &str) {
     let done = Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
     assert!(done.success(), "ip {arguments}");
+}
+
+/// Makes a link and sets it up. Of a bridge without ports the kernel has nothing more to say later:
+/// no carrier will be found, and no address tried out.
+fn link(name: &str) {
+    ip(&format!("link add {name} type bridge"));
+    ip(&format!("link set {name} addrgenmode none up"));
 }
 
 /// The kinds of the netlink messages that the witness has recorded, and their lengths.
@@ -54,9 +66,7 @@ const NEW_NEXT_HOP: u16 = 104;
 #[test]
 fn what_decides_where_a_packet_goes_is_recorded_in_order() {
     in_namespace(|| {
-        ip("link add v0 type veth peer name v1");
-        ip("link set v1 up");
-        ip("link set v0 up");
+        link("v0");
         let mut witness = Witness::attach(1 << 20).unwrap();
         ip("route add 10.0.0.1 dev v0");
         ip("-6 route add fd00::1 dev v0");
@@ -95,11 +105,8 @@ fn what_decides_where_a_packet_goes_is_recorded_in_order() {
 #[test]
 fn only_what_leaves_by_uplinks_is_left_out() {
     in_namespace(|| {
-        ip("link add up0 type bridge");
-        ip("link add v0 type veth peer name v1");
-        for link in ["up0", "v0", "v1"] {
-            ip(&format!("link set {link} up"));
-        }
+        link("up0");
+        link("v0");
         let mut witness = Witness::attach(1 << 20).unwrap();
         let index = nix::net::if_::if_nametoindex("up0").unwrap();
         witness.set_uplinks(&[IfIndex::new(index).unwrap()]).unwrap();
@@ -133,9 +140,7 @@ fn only_what_leaves_by_uplinks_is_left_out() {
 #[test]
 fn what_the_ring_has_no_room_for_is_counted() {
     in_namespace(|| {
-        ip("link add v0 type veth peer name v1");
-        ip("link set v1 up");
-        ip("link set v0 up");
+        link("v0");
         let mut witness = Witness::attach(4096).unwrap();
         for n in 1..=60 {
             ip(&format!("route add 10.0.1.{n} dev v0"));
@@ -165,4 +170,87 @@ fn who_may_not_load_programs_is_told_what_to_do() {
     assert!(told.starts_with("the kernel refuses eBPF to this process"), "{told}");
     assert!(told.contains("--route-source netlink"), "{told}");
     assert_eq!(told.lines().count(), 1);
+}
+
+/// Whoever has CAP_NET_ADMIN may send to the kernel's multicast groups in the kernel's own words, and
+/// so withdraw before all who listen a route that stands.
+#[test]
+fn only_the_kernel_is_believed() {
+    in_namespace(|| {
+        let mut witness = Witness::attach(1 << 20).unwrap();
+        assert!(witness.knows_senders());
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkRoute,
+        )
+        .unwrap();
+        let forged = [
+            28, 0, 0, 0, 25, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // RTM_DELROUTE
+            2, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0, // default
+        ];
+        let before = witness.counts().unwrap();
+        for round in 1..=3 {
+            ip("route add blackhole 10.8.0.0/24");
+            let ipv4_routes = NetlinkAddr::new(0, 1 << (7 - 1));
+            sendto(socket.as_raw_fd(), &forged, &ipv4_routes, MsgFlags::empty()).unwrap();
+            ip("route del blackhole 10.8.0.0/24");
+            assert_eq!(kinds(&mut witness), [NEW_ROUTE, DELETE_ROUTE]);
+            assert_eq!(witness.foreign(), round);
+        }
+        let counts = witness.counts().unwrap();
+        assert_eq!(counts.seen, before.seen + 9);
+        assert_eq!(counts.written, before.written + 6);
+        assert_eq!(counts.filtered, before.filtered + 3);
+    });
+}
+
+/// Leaves the calling thread with these capabilities (`CAP_…` of linux/capability.h) and no others.
+fn keep_capabilities(kept: &[u32]) {
+    let mut words = [0u32; 2];
+    for capability in kept {
+        words[*capability as usize / 32] |= 1 << (capability % 32);
+    }
+    // Version 3 of the interface, this thread; then effective, permitted and inheritable, twice.
+    let header = [0x2008_0522_u32, 0];
+    let sets = [words[0], words[0], 0, words[1], words[1], 0];
+    // SAFETY: the kernel reads 8 and 24 bytes, which the two arrays have.
+    let done = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
+    assert_eq!(done, 0);
+}
+
+/// Runs `test` in a namespace, with the capabilities NET_ADMIN, BPF and these only.
+fn with_capabilities(more: &'static [u32], test: impl FnOnce() + Send + 'static) {
+    in_namespace(move || {
+        // Only Linux before 5.11 asks for it, and grants it here; others have no need to.
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+        keep_capabilities(&[&[12, 39], more].concat());
+        test();
+    });
+}
+
+#[test]
+fn the_capabilities_that_are_asked_for_are_enough() {
+    const PERFMON: u32 = 38;
+    with_capabilities(&[PERFMON], || {
+        let mut witness = Witness::attach(1 << 20).unwrap();
+        assert!(witness.knows_senders());
+        // A program of root's regains what was given up.
+        ip("route add blackhole 10.9.0.0/24");
+        assert_eq!(kinds(&mut witness), [NEW_ROUTE]);
+    });
+}
+
+#[test]
+fn without_a_look_at_senders_there_is_a_witness_or_a_word_why_not() {
+    with_capabilities(&[], || match Witness::attach(1 << 20) {
+        Ok(mut witness) => {
+            assert!(!witness.knows_senders());
+            ip("route add blackhole 10.9.0.0/24");
+            assert_eq!(kinds(&mut witness), [NEW_ROUTE]);
+        }
+        // Before Linux 6.16.
+        Err(error) => assert!(matches!(error, WitnessError::Perfmon(_)), "{error}"),
+    });
 }

@@ -4,67 +4,29 @@
 //! Nothing is pinned and nothing outlives the agent: the program hangs on the socket, the maps on
 //! the program, and all of it on file descriptors of this process.
 
-use std::error::Error;
+mod error;
+mod listener;
+
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, SocketFilter};
-use aya::util::KernelVersion;
-use aya::{EbpfError, EbpfLoader, include_bytes_aligned};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use detector_core::route::IfIndex;
-use detector_ebpf::{Counter, Record, RecordError};
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use nix::sys::socket::{
-    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket,
-};
-use tracing::debug;
+use detector_ebpf::{Counter, Header, Record, RecordError};
+use tracing::{debug, warn};
 
-/// The multicast groups of `linux/rtnetlink.h` that tell of what decides where a packet goes.
-pub const GROUPS: [(&str, u32); 6] = [
-    ("links", 1),
-    ("IPv4 routes", 7),
-    ("IPv6 routes", 11),
-    ("IPv4 rules", 8),
-    ("IPv6 rules", 19),
-    ("next hops", 32),
-];
+pub use self::error::WitnessError;
+use self::error::{Memory, one_line, refusal};
+pub use self::listener::GROUPS;
+use self::listener::Listener;
 
 static PROGRAMS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-programs"));
 
-/// Why there is no witness.
-#[derive(thiserror::Error, Debug)]
-pub enum WitnessError {
-    /// The kernel does not let this process load programs.
-    #[error(
-        "the kernel refuses eBPF to this process ({0}): run as root or with the capabilities BPF \
-         and NET_ADMIN (SYS_ADMIN before Linux 5.8), or use --route-source netlink"
-    )]
-    Refused(io::Error),
-    /// The kernel has no memory to lend for maps.
-    #[error(
-        "the kernel refuses eBPF maps to this process ({0}), and before Linux 5.11 they count \
-         against a limit of locked memory that could not be raised: set the limit (ulimit -l, \
-         LimitMEMLOCK=) to 16 MiB more than the ring has, or grant the capabilities BPF, NET_ADMIN \
-         and SYS_RESOURCE, or use --route-source netlink"
-    )]
-    LockedMemory(io::Error),
-    /// The program was not taken.
-    #[error(
-        "the kernel does not take the eBPF program ({0}): Linux 5.10 or later is needed; use \
-         --route-source netlink on this one"
-    )]
-    Program(String),
-    /// There is no socket to hang the program on.
-    #[error("no netlink socket for {what} ({error}); does the sandbox allow AF_NETLINK?")]
-    Socket {
-        /// What it was for.
-        what: &'static str,
-        /// What the kernel said.
-        error: io::Error,
-    },
-}
+/// The netlink port of the kernel.
+const KERNEL: u32 = 0;
 
 /// What became of what the kernel sent: `seen` is the sum of the four after it. None ever goes back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -90,8 +52,14 @@ pub struct Witness {
     counts: PerCpuArray<MapData, u64>,
     uplinks: HashMap<MapData, u32, u8>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    /// Whether the sender in the records is to be believed.
+    knows_senders: bool,
+    /// Records that the trial of the senders caused, and read.
+    own: u64,
+    /// Records that were passed over.
+    foreign: u64,
     // Dropped last: with the socket goes the program.
-    socket: OwnedFd,
+    listener: Listener,
 }
 
 // === impl Witness ===
@@ -108,45 +76,79 @@ impl Witness {
         let logger = EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| debug!(%error, "the program's own log is not read"))
             .ok();
-
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::NetlinkRoute,
-        )
-        .map_err(|errno| WitnessError::Socket { what: "route changes", error: errno.into() })?;
-        let program: &mut SocketFilter = ebpf
-            .program_mut("route")
-            .ok_or_else(|| WitnessError::Program("it is not in the object".into()))?
-            .try_into()
-            .map_err(|error: ProgramError| WitnessError::Program(one_line(&error)))?;
-        let program_refusal = |error| refusal(&EbpfError::ProgramError(error), memory);
-        program.load().map_err(program_refusal)?;
-        program.attach(&socket).map_err(program_refusal)?;
-
-        let ring =
-            RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(|error| map_error(&error))?;
-        let counts =
-            PerCpuArray::try_from(take(&mut ebpf, "COUNTS")?).map_err(|error| map_error(&error))?;
-        let uplinks =
-            HashMap::try_from(take(&mut ebpf, "UPLINKS")?).map_err(|error| map_error(&error))?;
-
-        // The groups come last: not one message reaches the socket but through the program.
-        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))
-            .map_err(|errno| WitnessError::Socket { what: "route changes", error: errno.into() })?;
-        for (what, group) in GROUPS {
-            join(&socket, group).map_err(|error| WitnessError::Socket { what, error })?;
+        let listener = Listener::open()?;
+        let sees_senders = match attach_program(&mut ebpf, "route", &listener) {
+            Ok(()) => true,
+            Err(error) => {
+                let error = one_line(&error);
+                debug!(error, "the program may not look at who sends a message");
+                attach_program(&mut ebpf, "route_blind_to_sender", &listener)
+                    .map_err(|error| refusal(&error.into(), memory))?;
+                false
+            }
+        };
+        let mut witness = Self {
+            ring: RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(|e| map_error(&e))?,
+            counts: PerCpuArray::try_from(take(&mut ebpf, "COUNTS")?).map_err(|e| map_error(&e))?,
+            uplinks: HashMap::try_from(take(&mut ebpf, "UPLINKS")?).map_err(|e| map_error(&e))?,
+            logger,
+            knows_senders: false,
+            own: 0,
+            foreign: 0,
+            listener,
+        };
+        witness.knows_senders = sees_senders && witness.try_senders()?;
+        if !witness.knows_senders {
+            warn!(
+                "on this kernel the eBPF program cannot tell the kernel's messages from those that \
+                 others with the capability NET_ADMIN send in its name"
+            );
         }
-        Ok(Self { ring, counts, uplinks, logger, socket })
+        // The groups come last: not one message reaches the socket but through the program, and the
+        // trial had the socket for itself.
+        witness.listener.join()?;
+        Ok(witness)
     }
 
-    /// Reads the next record, if there is one.
+    /// Reads the next record of a message of the kernel's, if there is one.
     pub fn next<R>(
         &mut self,
         read: impl FnOnce(Result<Record<'_>, RecordError>) -> R,
     ) -> Option<R> {
-        self.ring.next().map(|entry| read(Record::parse(&entry)))
+        loop {
+            let entry = self.ring.next()?;
+            match Header::parse(&entry) {
+                Ok((Header { sender, .. }, _)) if self.knows_senders && sender != KERNEL => {
+                    self.foreign += 1;
+                    // However many there are, their log stays short.
+                    if self.foreign.is_power_of_two() {
+                        let messages = self.foreign;
+                        warn!(
+                            sender,
+                            messages,
+                            "somebody else than the kernel sends its notifications: ignored"
+                        );
+                    }
+                }
+                _ => return Some(read(Record::parse(&entry))),
+            }
+        }
+    }
+
+    /// Whether the program sees who sends: a message of another socket of ours has that socket's
+    /// port, and the kernel's answer has the kernel's.
+    fn try_senders(&mut self) -> Result<bool, WitnessError> {
+        let other = Listener::open()?;
+        let sent = other
+            .send_nothing(self.listener.port)
+            .and_then(|()| self.listener.send_nothing(KERNEL));
+        let mut senders = Vec::new();
+        while let Some(entry) = self.ring.next() {
+            senders.push(Header::parse(&entry).map(|(header, _)| header.sender));
+        }
+        self.own = senders.len() as u64;
+        debug!(?sent, ?senders, port = other.port, "who sends was tried out");
+        Ok(sent.is_ok() && senders == [Ok(other.port), Ok(KERNEL)])
     }
 
     /// Tells the program which interfaces carry the node's own traffic.
@@ -168,15 +170,26 @@ impl Witness {
             let per_cpu = self.counts.get(&(counter as u32), 0).map_err(io::Error::other)?;
             Ok(per_cpu.iter().sum())
         };
-        let unseen = drops(&self.socket)?;
+        let unseen = self.listener.drops()?;
         Ok(Counts {
-            seen: count(Counter::Seen)? + unseen,
-            written: count(Counter::Written)?,
-            filtered: count(Counter::Filtered)?,
+            seen: count(Counter::Seen)? + unseen - self.own,
+            written: count(Counter::Written)? - self.own - self.foreign,
+            filtered: count(Counter::Filtered)? + self.foreign,
             lost: count(Counter::Lost)? + unseen,
             unparsed: count(Counter::Unparsed)?,
             truncated: count(Counter::Truncated)?,
         })
+    }
+
+    /// Whether the kernel's own messages can be told from those that others send in its name.
+    pub fn knows_senders(&self) -> bool {
+        self.knows_senders
+    }
+
+    /// How many records were passed over since the kernel had not sent them: somebody who may is
+    /// trying to deceive those who listen to the kernel.
+    pub fn foreign(&self) -> u64 {
+        self.foreign
     }
 
     /// Hands what the program itself has to say to the log.
@@ -201,185 +214,22 @@ impl AsRawFd for Witness {
     }
 }
 
-/// Joins a multicast group; one that the kernel does not know has nothing to tell.
-fn join(socket: &impl AsFd, group: u32) -> io::Result<()> {
-    let joined = set_membership(socket.as_fd(), group);
-    match joined {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-            debug!(group, "the kernel has no such group");
-            Ok(())
-        }
-        joined => joined,
-    }
+fn attach_program(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    listener: &Listener,
+) -> Result<(), ProgramError> {
+    let program = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?;
+    let program: &mut SocketFilter = program.try_into()?;
+    program.load()?;
+    program.attach(listener)
 }
 
-fn set_membership(socket: BorrowedFd<'_>, group: u32) -> io::Result<()> {
-    // SAFETY: the descriptor is open for the call, and the option's value is a u32 of which the
-    // kernel is given the address and the size.
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_NETLINK,
-            libc::NETLINK_ADD_MEMBERSHIP,
-            (&raw const group).cast(),
-            libc::socklen_t::try_from(size_of::<u32>()).unwrap_or(4),
-        )
-    };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// How many messages the kernel did not show to the socket's filter, for want of memory to copy them
-/// (`netlink_overrun` in net/netlink/af_netlink.c). What the filter itself turns away is not among
-/// them.
-fn drops(socket: &impl AsFd) -> io::Result<u64> {
-    // `SK_MEMINFO_VARS` and `SK_MEMINFO_DROPS` of linux/sock_diag.h.
-    let mut values = [0u32; 9];
-    let drops = 8;
-    let mut length = libc::socklen_t::try_from(size_of_val(&values)).unwrap_or(36);
-    // SAFETY: the descriptor is open for the call, and the kernel writes at most `length` bytes to
-    // the array that it is given the address of.
-    let done = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MEMINFO,
-            values.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
-    if done == 0 { Ok(values[drops].into()) } else { Err(io::Error::last_os_error()) }
-}
-
-fn take(ebpf: &mut aya::Ebpf, name: &str) -> Result<Map, WitnessError> {
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, WitnessError> {
     ebpf.take_map(name)
         .ok_or_else(|| WitnessError::Program(format!("the object has no map {name}")))
 }
 
 fn map_error(error: &aya::maps::MapError) -> WitnessError {
     WitnessError::Program(one_line(error))
-}
-
-/// How the kernel counts the memory of maps.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Memory {
-    /// To the process's cgroup, or to a limit of locked memory that is none.
-    Free,
-    /// To a limit of locked memory that could not be raised.
-    Limited,
-}
-
-impl Memory {
-    /// Lifts the limit that maps count against before Linux 5.11.
-    fn unlock() -> Self {
-        if KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(5, 11, 0)) {
-            return Self::Free;
-        }
-        match setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
-            Ok(()) => Self::Free,
-            Err(error) => {
-                debug!(%error, "the limit of locked memory stays");
-                Self::Limited
-            }
-        }
-    }
-}
-
-/// Tells "you may not" from "it does not work".
-fn refusal(error: &EbpfError, memory: Memory) -> WitnessError {
-    // The verifier too says EACCES or EPERM of a program that it does not like, but it says why.
-    let by_verifier = matches!(
-        error,
-        EbpfError::ProgramError(ProgramError::LoadError { verifier_log, .. })
-            if !verifier_log.to_string().trim().is_empty()
-    );
-    let causes = std::iter::successors(Some(error as &dyn Error), |&cause| cause.source());
-    let code = causes
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .find_map(io::Error::raw_os_error)
-        .filter(|_| !by_verifier);
-    let refused = code.map(io::Error::from_raw_os_error);
-    match (code, refused) {
-        (Some(libc::EPERM), Some(refused)) if memory == Memory::Limited => {
-            WitnessError::LockedMemory(refused)
-        }
-        (Some(libc::EPERM | libc::EACCES | libc::ENOSYS), Some(refused)) => {
-            WitnessError::Refused(refused)
-        }
-        _ => WitnessError::Program(one_line(error)),
-    }
-}
-
-/// An error with its causes, in one line. Of a long one the beginning and the end are kept: what the
-/// verifier says at last is why it says no.
-fn one_line(error: &dyn Error) -> String {
-    const BEGINNING: usize = 120;
-    const END: usize = 480;
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let line: Vec<char> = words.join(" ").chars().collect();
-    if line.len() <= BEGINNING + END {
-        return line.into_iter().collect();
-    }
-    let [beginning, end] = [&line[..BEGINNING], &line[line.len() - END..]];
-    beginning.iter().chain(&[' ', '…', ' ']).chain(end).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use aya::maps::MapError;
-    use aya::sys::SyscallError;
-
-    use super::*;
-
-    fn map_refused(code: i32) -> EbpfError {
-        let io_error = io::Error::from_raw_os_error(code);
-        MapError::CreateError { name: "RECORDS".into(), io_error }.into()
-    }
-
-    fn call_refused(code: i32) -> EbpfError {
-        let io_error = io::Error::from_raw_os_error(code);
-        ProgramError::from(SyscallError { call: "bpf_prog_load", io_error }).into()
-    }
-
-    #[test]
-    fn who_may_not_load_programs_is_told_so() {
-        for code in [libc::EPERM, libc::EACCES, libc::ENOSYS] {
-            for error in [map_refused(code), call_refused(code)] {
-                let refused = refusal(&error, Memory::Free);
-                assert!(matches!(refused, WitnessError::Refused(_)), "{refused}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_limit_of_locked_memory_is_told_apart() {
-        let told = |code| refusal(&map_refused(code), Memory::Limited);
-        assert!(matches!(told(libc::EPERM), WitnessError::LockedMemory(_)));
-        assert!(matches!(told(libc::EACCES), WitnessError::Refused(_)));
-        assert!(matches!(told(libc::EINVAL), WitnessError::Program(_)));
-    }
-
-    #[test]
-    fn what_does_not_work_is_told_in_one_line() {
-        let WitnessError::Program(text) = refusal(&map_refused(libc::EINVAL), Memory::Free) else {
-            panic!("nobody was refused anything");
-        };
-        assert_eq!(text.lines().count(), 1);
-        assert!(text.contains("RECORDS") && text.contains("Invalid argument"), "{text}");
-    }
-
-    #[test]
-    fn of_a_long_error_the_end_is_kept() {
-        let log = format!("refused: {}R1 is no pointer\n", "0: r1 = 0\n".repeat(500));
-        let line = one_line(&io::Error::other(log));
-        assert!(line.starts_with("refused: 0: r1 = 0 0:"), "{line}");
-        assert!(line.ends_with(" R1 is no pointer"), "{line}");
-        assert_eq!(line.chars().count(), 603);
-    }
 }
