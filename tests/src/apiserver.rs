@@ -14,6 +14,7 @@
 //! [`traffic`] (what only a test can ask for).
 
 mod discovery;
+mod door;
 pub mod fault;
 pub mod kind;
 mod object;
@@ -36,6 +37,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
+use self::door::Door;
 use self::fault::Faults;
 use self::kind::Kind;
 use self::refusal::Refusal;
@@ -67,25 +69,25 @@ impl ApiServer {
     pub fn start(listener: TcpListener) -> Result<Self> {
         let addr = listener.local_addr().context("cannot read the listener's address")?;
         listener.set_nonblocking(true).context("cannot make the listener non-blocking")?;
-        let spare = listener.try_clone().context("cannot duplicate the listener")?;
+        let (orders, ordered) = tokio::sync::mpsc::unbounded_channel();
         let world = Arc::new(World {
             store: Mutex::new(Store::new()),
             traffic: Arc::new(Traffic::default()),
-            faults: Faults::new(spare, addr),
+            faults: Faults::new(orders),
         });
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot start the API server's runtime")?;
-        let listener = {
+        let door = {
             let _inside = runtime.enter();
-            tokio::net::TcpListener::from_std(listener).context("cannot watch the listener")?
+            Door::new(listener, addr)?
         };
         let shared = Arc::clone(&world);
         let thread = std::thread::Builder::new()
             .name("apiserver".to_owned())
-            .spawn(move || runtime.block_on(server::serve(listener, shared, stopped)))
+            .spawn(move || runtime.block_on(server::serve(door, shared, ordered, stopped)))
             .context("cannot start the API server's thread")?;
         Ok(Self { addr, world, stop: Some(stop), thread: Some(thread) })
     }

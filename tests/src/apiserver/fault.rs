@@ -1,14 +1,11 @@
 //! Everything that can be made to go wrong.
 
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd as _;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use nix::errno::Errno;
-use nix::sys::socket::{Backlog, Shutdown, SockaddrStorage, bind, listen, shutdown};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::refusal::Refusal;
 use super::traffic::Verb;
@@ -53,12 +50,18 @@ pub enum Times {
 /// The faults of a running server. A call that changes one is in force when it returns.
 #[derive(Debug)]
 pub struct Faults {
-    listener: TcpListener,
-    addr: SocketAddr,
+    orders: mpsc::UnboundedSender<Order>,
     connections: watch::Sender<Connections>,
     cut: watch::Sender<Cut>,
     gate: watch::Sender<Gate>,
     planned: Mutex<Vec<Planned>>,
+}
+
+/// What the server's thread has to do about connections, and where it says how that went.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) wanted: Connections,
+    pub(super) done: SyncSender<Result<()>>,
 }
 
 /// What a watch's words pass on their way out.
@@ -110,11 +113,10 @@ impl Requests {
 // === impl Faults ===
 
 impl Faults {
-    /// `listener` is a second handle of the socket that is served.
-    pub(super) fn new(listener: TcpListener, addr: SocketAddr) -> Self {
+    /// `orders` go to the thread that serves.
+    pub(super) fn new(orders: mpsc::UnboundedSender<Order>) -> Self {
         Self {
-            listener,
-            addr,
+            orders,
             connections: watch::Sender::new(Connections::Serve),
             cut: watch::Sender::new(Cut::Orderly),
             gate: watch::Sender::new(Gate::default()),
@@ -127,16 +129,11 @@ impl Faults {
     /// The port is not held while it is refused; to serve again fails when another process has
     /// taken it in the meantime.
     pub fn connections(&self, wanted: Connections) -> Result<()> {
-        let before = *self.connections.borrow();
-        if before == Connections::Refuse && wanted != before {
-            self.listen_again()?;
-        }
-        self.connections.send_replace(wanted);
-        if wanted == Connections::Refuse && wanted != before {
-            shutdown(self.listener.as_raw_fd(), Shutdown::Both)
-                .context("cannot shut the listener down")?;
-        }
-        Ok(())
+        // Only the thread that accepts may shut and open the socket: between two looks of its own
+        // the socket must not change.
+        let (done, result) = sync_channel(1);
+        self.orders.send(Order { wanted, done }).context("the server has stopped")?;
+        result.recv().context("the server has stopped")?
     }
 
     /// Ends all watches that are open now.
@@ -177,6 +174,11 @@ impl Faults {
         self.gate.send_replace(Gate::default());
     }
 
+    /// Tells the connections how they are to be treated from now on.
+    pub(super) fn treat_connections(&self, wanted: Connections) {
+        self.connections.send_replace(wanted);
+    }
+
     pub(super) fn watch_connections(&self) -> watch::Receiver<Connections> {
         self.connections.subscribe()
     }
@@ -210,17 +212,6 @@ impl Faults {
             }
         });
         (delay, answer)
-    }
-
-    /// Makes the socket, which stayed in its network namespace, listen on its port again.
-    fn listen_again(&self) -> Result<()> {
-        match bind(self.listener.as_raw_fd(), &SockaddrStorage::from(self.addr)) {
-            // A port that was asked for by number stays bound; one that was given by the kernel
-            // has to be asked for.
-            Ok(()) | Err(Errno::EINVAL) => {}
-            Err(error) => return Err(error).context("cannot bind the listener's port again"),
-        }
-        listen(&self.listener, Backlog::MAXALLOWABLE).context("cannot listen again")
     }
 
     fn plan(&self) -> MutexGuard<'_, Vec<Planned>> {

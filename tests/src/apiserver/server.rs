@@ -14,11 +14,12 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::fault::Connections;
+use super::door::Door;
+use super::fault::{Connections, Order};
 use super::options::{Options, Query};
 use super::refusal::Refusal;
 use super::shape::Shape;
@@ -35,27 +36,40 @@ const JSON: &str = "application/json";
 
 /// Serves until it is told to stop.
 pub(super) async fn serve(
-    listener: TcpListener,
+    mut door: Door,
     world: Arc<World>,
+    mut orders: mpsc::UnboundedReceiver<Order>,
     mut stop: oneshot::Receiver<()>,
 ) {
-    let mut wanted = world.faults.watch_connections();
     let mut connections = JoinSet::new();
     loop {
-        let listening = *wanted.borrow_and_update() != Connections::Refuse;
         tokio::select! {
             // Stopped in words, or because whoever could say so is gone.
             _ = &mut stop => return,
             Some(_) = connections.join_next() => {}
-            Ok(()) = wanted.changed() => {}
-            // An error is about the connection that was to be, or about a listener that is being
-            // shut down, and then `wanted` says so next.
-            Ok((stream, _)) = listener.accept(), if listening => {
-                world.traffic.connected();
-                connections.spawn(connection(stream, Arc::clone(&world)));
+            Some(Order { wanted, done }) = orders.recv() => {
+                // Whoever gave the order waits for this; where they are gone nobody minds.
+                let _ = done.send(obey(&mut door, &world, wanted));
+            }
+            accepted = door.accept() => {
+                // An error is about the connection that was to be, and its client sees it too.
+                if let Ok(stream) = accepted {
+                    world.traffic.connected();
+                    connections.spawn(connection(stream, Arc::clone(&world)));
+                }
             }
         }
     }
+}
+
+/// Treats connections as wanted from now on.
+fn obey(door: &mut Door, world: &World, wanted: Connections) -> anyhow::Result<()> {
+    match wanted {
+        Connections::Refuse => door.shut()?,
+        Connections::Serve | Connections::Reset => door.open()?,
+    }
+    world.faults.treat_connections(wanted);
+    Ok(())
 }
 
 /// Serves one connection until it ends, or until connections are to be served no more.
