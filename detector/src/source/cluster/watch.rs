@@ -280,9 +280,11 @@ where
             }
             Ok(Some(Err(error))) => {
                 self.fail(failure::reason(&self.scope.what, &error));
-                // An object that cannot be read would come again and again from the same place.
+                // An object that cannot be read would come again and again from the same place. Where
+                // it is JSON all the same, kube takes it for a bare Status; the server's own errors
+                // are events.
                 return match error {
-                    kube::Error::SerdeError(_) => State::List(From::Newest),
+                    kube::Error::SerdeError(_) | kube::Error::Api(_) => State::List(From::Newest),
                     _ => State::Listed(version),
                 };
             }
