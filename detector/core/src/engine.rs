@@ -102,7 +102,7 @@ impl Engine {
             What::SnapshotEnd => self.snapshot_end(now, at),
             What::PodApplied(pod) => {
                 let prefixes = &self.facts.settings.interface_prefixes;
-                let touched = self.facts.pods.apply(at, prefixes, pod);
+                let touched = self.facts.pods.apply(at, at, prefixes, pod);
                 self.pods(now, touched);
             }
             What::PodDeleted(key, uid) => {
@@ -111,7 +111,8 @@ impl Engine {
             }
             What::PodsReset(pods) => {
                 let prefixes = &self.facts.settings.interface_prefixes;
-                let touched = self.facts.pods.reset(at, prefixes, pods);
+                let heard = if self.facts.synced.pods { at } else { BootTime::ZERO };
+                let touched = self.facts.pods.reset(at, heard, prefixes, pods);
                 if std::mem::replace(&mut self.facts.synced.pods, true) {
                     self.pods(now, touched);
                 } else {

@@ -25,6 +25,9 @@ use proptest::prelude::*;
 const NAMES: usize = 4;
 const POOL: u8 = 5;
 
+/// How long after it was shown a claim has reached the engine and has settled.
+const SETTLED: u64 = 1_500 + 2_000 + 100;
+
 /// When the name of a finished Job's pod is free again: its object stays.
 const NEVER: u64 = u64::MAX;
 
@@ -183,11 +186,12 @@ impl Story {
     /// Has the pod that is always there take the address of one of the others, in the middle of its
     /// life and for a while; gives the address. `None` where none lives long enough to be told of.
     fn attack(&mut self, pick: usize, lasts: u64) -> Option<(IpAddr, PodKey)> {
-        // Told of at the latest a lag after it was shown, and no longer than its interface stands.
-        let long_enough = |span: &&Span| span.shown + 1_600 + lasts < span.ends;
+        // Told of at the latest a lag after it was shown, settled by then, and no longer than its
+        // interface stands.
+        let long_enough = |span: &&Span| span.shown + SETTLED + lasts < span.ends;
         let victims: Vec<&Span> = self.spans.iter().filter(long_enough).collect();
         let victim = *victims.get(pick % victims.len().max(1))?;
-        let (from, address, key) = (victim.shown + 1_600, victim.address, victim.key.clone());
+        let (from, address, key) = (victim.shown + SETTLED, victim.address, victim.key.clone());
         let route = route(address, evil_index(), 9);
         let add = KernelChange::Route { route: route.clone(), place: Place::Alone, writer: 7 };
         self.kernel.push((from, add));

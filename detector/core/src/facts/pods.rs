@@ -18,6 +18,8 @@ pub(crate) struct LocalPod {
     pub(crate) first_addresses: Vec<IpAddr>,
     /// When it first had an address, or last got a new sandbox.
     pub(crate) established: Option<BootTime>,
+    /// When its first address was heard of; the beginning of time for what the first listing said.
+    pub(crate) heard: BootTime,
     /// The names that its interface can have.
     pub(crate) interfaces: SmallVec<[InterfaceName; 1]>,
 }
@@ -67,8 +69,14 @@ impl Pods {
         self.by_address.get(&address).into_iter().flatten().filter_map(|key| self.known.get(key))
     }
 
-    /// Takes a pod's present state.
-    pub(crate) fn apply(&mut self, at: BootTime, prefixes: &[Box<str>], pod: Pod) -> Touched {
+    /// Takes a pod's present state. What is new in it counts as heard of at `heard`.
+    pub(crate) fn apply(
+        &mut self,
+        at: BootTime,
+        heard: BootTime,
+        prefixes: &[Box<str>],
+        pod: Pod,
+    ) -> Touched {
         let mut touched = Touched::default();
         let key = pod.key.clone();
         let mut local = match self.take(&key, &mut touched) {
@@ -83,11 +91,13 @@ impl Pods {
                 interfaces: prefixes.iter().filter_map(|prefix| key.interface(prefix)).collect(),
                 first_addresses: Vec::new(),
                 established: None,
+                heard,
                 pod,
             },
         };
         if local.first_addresses.is_empty() && !local.pod.addresses.is_empty() {
             local.first_addresses.clone_from(&local.pod.addresses);
+            local.heard = heard;
             local.established = local.established.or(Some(at));
         }
         self.put(local, &mut touched);
@@ -104,7 +114,13 @@ impl Pods {
     }
 
     /// Takes a full listing.
-    pub(crate) fn reset(&mut self, at: BootTime, prefixes: &[Box<str>], pods: Vec<Pod>) -> Touched {
+    pub(crate) fn reset(
+        &mut self,
+        at: BootTime,
+        heard: BootTime,
+        prefixes: &[Box<str>],
+        pods: Vec<Pod>,
+    ) -> Touched {
         let mut touched = Touched::default();
         let listed: HashSet<&PodKey> = pods.iter().map(|pod| &pod.key).collect();
         let gone: Vec<PodKey> =
@@ -113,7 +129,7 @@ impl Pods {
             self.take(&key, &mut touched);
         }
         for pod in pods {
-            let more = self.apply(at, prefixes, pod);
+            let more = self.apply(at, heard, prefixes, pod);
             touched.interfaces.extend(more.interfaces);
             touched.addresses.extend(more.addresses);
         }

@@ -62,11 +62,9 @@ impl<'a> Judge<'a> {
         };
         let here = self.facts.pods.with_address(address).filter(others);
         if let Some(pod) = here.into_iter().find(|pod| self.facts.is_attached(pod)) {
-            // Of a pod that we heard of only after the route was made, the end may be on its way
-            // to us as well.
-            let settled = pod.established.filter(|then| *then > since);
-            let settled = settled.map(|then| then.after(self.facts.settings.settle));
-            if let Some(settled) = settled.filter(|settled| self.now < *settled) {
+            // Of a pod that we heard of just now, the end may be on its way to us as well.
+            let settled = pod.heard.after(self.facts.settings.settle);
+            if self.now < settled {
                 return Ownership::Pending(settled);
             }
             return Ownership::Owned {
