@@ -71,7 +71,7 @@ impl World {
     /// A node with so many host routes by its uplink, so many claims, and two pods.
     fn new(size: u32) -> Self {
         let engine = Engine::new(Settings::for_node(NodeName("node-a".into())));
-        let mut world = Self { engine, size, now: BootTime::from_millis(1_000), random: 1 };
+        let mut world = Self { engine, size, now: BootTime::from_millis(1_000_000), random: 1 };
         world.observe(What::SnapshotBegin);
         world.observe(What::SnapshotEnd);
         world.observe(What::Feature(Feature::Disabled { by: "default".into() }));

@@ -225,6 +225,9 @@ impl Engine {
         let facts = &mut self.facts;
         match facts.kernel.end_dump(&facts.settings, &mut affected) {
             DumpEnd::NotBegun => {}
+            DumpEnd::Outrun => {
+                self.said.push_back(Output::Resync("more changed during the dump than was kept"));
+            }
             end => {
                 let first = !std::mem::replace(&mut facts.synced.kernel, true);
                 self.affected(now, at, affected);

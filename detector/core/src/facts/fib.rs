@@ -99,6 +99,11 @@ impl Fib {
         }
     }
 
+    /// Makes room for as many routes as `other` has.
+    pub(crate) fn expect(&mut self, other: &Self) {
+        self.routes.reserve(other.routes.len());
+    }
+
     /// Forgets that there was such an interface.
     pub(crate) fn forget_interface(&mut self, index: IfIndex) {
         self.unindexed.remove(&index);

@@ -22,8 +22,13 @@ use crate::time::BootTime;
 /// resilient ones, so two would do.
 const GROUP_DEPTH: u8 = 4;
 
-/// Changes that are kept during one dump. More than this, and the dump is followed by another.
-const LOG_CAP: usize = 131_072;
+/// Changes that are kept during one dump, at 80 bytes each: three times what a writer can make while
+/// a hundred thousand routes are dumped. With more than this the dump is void, and another follows.
+const LOG_CAP: usize = 65_536;
+
+/// Dumps in a row that may be void for that. The next one counts with what was kept, so that nobody
+/// can keep the tables from being read by changing them without end.
+const OUTRUN_CAP: u8 = 3;
 
 /// Links, routes, rules and next hops of the node.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +43,8 @@ pub(crate) struct KernelTables {
     dump: Option<Box<Dump>>,
     /// Whether a dump was ever complete.
     complete: bool,
+    /// How many dumps in a row were void since too much changed meanwhile.
+    outrun: u8,
 }
 
 /// A dump in progress.
@@ -66,6 +73,8 @@ pub(crate) enum DumpEnd {
     Complete,
     /// The tables hold all that stands, and perhaps some that does not: a new dump is needed.
     Unsure,
+    /// More changed meanwhile than was kept, and the tables are as before: a new dump is needed.
+    Outrun,
     /// There was no dump.
     NotBegun,
 }
@@ -78,10 +87,14 @@ impl KernelTables {
         change: KernelChange,
     ) -> Affected {
         if let Some(dump) = &mut self.dump {
-            if dump.log.len() < LOG_CAP {
+            if dump.log.len() < LOG_CAP && !dump.overflowed {
                 dump.log.push((at, change.clone()));
-            } else {
+            } else if !dump.overflowed {
                 dump.overflowed = true;
+                if self.outrun < OUTRUN_CAP {
+                    dump.log = Vec::new();
+                    dump.tables = Self::default();
+                }
             }
         }
         let mut affected = Affected::default();
@@ -141,12 +154,17 @@ impl KernelTables {
     }
 
     pub(crate) fn begin_dump(&mut self, at: BootTime) {
-        let tables = Self::default();
+        let mut tables = Self::default();
+        // It will hold about as many, and growing step by step would take half as much again.
+        tables.fib.expect(&self.fib);
         self.dump = Some(Box::new(Dump { began: at, tables, log: Vec::new(), overflowed: false }));
     }
 
     pub(crate) fn dump_part(&mut self, settings: &Settings, part: KernelState) {
         let Some(dump) = &mut self.dump else { return };
+        if dump.overflowed && self.outrun < OUTRUN_CAP {
+            return;
+        }
         let at = dump.began;
         let tables = &mut dump.tables;
         match part {
@@ -171,6 +189,11 @@ impl KernelTables {
     pub(crate) fn end_dump(&mut self, settings: &Settings, affected: &mut Affected) -> DumpEnd {
         let Some(dump) = self.dump.take() else { return DumpEnd::NotBegun };
         let Dump { mut tables, log, overflowed, .. } = *dump;
+        if overflowed && self.outrun < OUTRUN_CAP {
+            self.outrun += 1;
+            return DumpEnd::Outrun;
+        }
+        self.outrun = 0;
         let mut unsure = overflowed;
         for (at, mut change) in log {
             if let KernelChange::Route { route, place: place @ Place::Instead, .. } = &mut change {
