@@ -8,7 +8,7 @@ use super::{Doubt, Judge, Leg, Verdict};
 use crate::facts::Identity;
 use crate::facts::links::KnownLink;
 use crate::facts::pods::LocalPod;
-use crate::finding::{Certainty, Effect, Extent, Severity, Victim, Witness};
+use crate::finding::{Certainty, Effect, Evidence, Extent, Severity, Victim, Witness};
 use crate::policy::{Feature, Permission};
 use crate::time::BootTime;
 use crate::workload::{NodeName, PodKey};
@@ -118,17 +118,7 @@ impl Judge<'_> {
                 if !present && let Some(wait) = self.wait(leg, self.facts.settings.settle) {
                     return wait;
                 }
-                let reason = format!(
-                    "{} receives traffic for {address}, which belongs to {victim}{}",
-                    self.who(link),
-                    self.because(pod, address)
-                );
-                let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
-                charge.severity = Severity::Critical;
-                charge.reason = reason.into();
-                charge.evidence.push(evidence);
-                self.add_claims(&mut charge, pod, address);
-                Verdict::Charged(Box::new(charge), Some(self.review()))
+                self.taken(leg, link, Some(pod), address, victim, evidence)
             }
             (Ownership::Pending(until), permission) => {
                 // With the feature off or another's reservation the route is wrong whoever owns
@@ -254,17 +244,7 @@ impl Judge<'_> {
                 if !here && let Some(wait) = self.wait(leg, self.facts.settings.settle) {
                     return wait;
                 }
-                let reason = format!(
-                    "{} receives traffic for {address}, which belongs to {victim}{}",
-                    self.who(link),
-                    self.because(pod, address)
-                );
-                let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
-                charge.severity = Severity::Critical;
-                charge.reason = reason.into();
-                charge.evidence.push(evidence);
-                self.add_claims(&mut charge, pod, address);
-                Verdict::Charged(Box::new(charge), Some(self.review()))
+                self.taken(leg, link, Some(pod), address, victim, evidence)
             }
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
             // The pod is real, the interface is its own and nobody else has the address.
@@ -313,15 +293,7 @@ impl Judge<'_> {
                 if !here && let Some(wait) = self.wait(leg, self.facts.settings.settle) {
                     return wait;
                 }
-                let reason = format!(
-                    "{} receives traffic for {address}, which belongs to {victim}",
-                    self.who(link)
-                );
-                let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
-                charge.severity = Severity::Critical;
-                charge.reason = reason.into();
-                charge.evidence.push(evidence);
-                Verdict::Charged(Box::new(charge), Some(self.review()))
+                self.taken(leg, link, None, address, victim, evidence)
             }
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
             Ownership::Unowned { claimed: true } => Verdict::Entitled(Some(self.review())),
@@ -404,17 +376,33 @@ impl Judge<'_> {
                 if !here && let Some(wait) = self.wait(leg, self.facts.settings.settle) {
                     return wait;
                 }
-                let reason = format!(
-                    "{} receives traffic for {address}, which belongs to {victim}",
-                    self.who(link)
-                );
-                let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
-                charge.severity = Severity::Critical;
-                charge.reason = reason.into();
-                charge.evidence.push(evidence);
-                Verdict::Charged(Box::new(charge), Some(self.review()))
+                self.taken(leg, link, None, address, victim, evidence)
             }
         }
+    }
+
+    /// An address that is somebody else's. `pod` is who has the route, where that is known.
+    fn taken(
+        &self,
+        leg: Leg<'_>,
+        link: &KnownLink,
+        pod: Option<&LocalPod>,
+        address: IpAddr,
+        victim: Victim,
+        evidence: Evidence,
+    ) -> Verdict {
+        let because = pod.map(|pod| self.because(pod, address)).unwrap_or_default();
+        let who = self.who(link);
+        let reason =
+            format!("{who} receives traffic for {address}, which belongs to {victim}{because}");
+        let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
+        charge.severity = Severity::Critical;
+        charge.reason = reason.into();
+        charge.evidence.push(evidence);
+        if let Some(pod) = pod {
+            self.add_claims(&mut charge, pod, address);
+        }
+        Verdict::Charged(Box::new(charge), Some(self.review()))
     }
 
     /// A doubt until the route has stood for `patience` and the API server was asked again after
