@@ -246,11 +246,11 @@ impl Engine {
         let mut subjects = BTreeSet::new();
         for entry in removed {
             let subject = Subject::Prefix(entry.route.prefix);
+            self.add_rules_of(&entry.route, &mut subjects);
             if self.ledger.knows(&subject) {
                 let targets = judge::targets(&self.facts, &entry);
-                self.ledger.remember(at, &subject, &targets, entry.clone());
+                self.ledger.remember(at, &subject, &targets, entry);
             }
-            self.add_rules_of(&entry.route, &mut subjects);
             subjects.insert(subject);
         }
         for prefix in prefixes {

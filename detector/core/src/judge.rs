@@ -4,10 +4,9 @@
 //! up whether that is right. It keeps no state and cannot fail; what it does not know yet it calls
 //! a [`Doubt`], with the question that would settle it and the time at which it decides anyway.
 //!
-//! The order of trust is that of docs/threat-model: what the kernel does is a fact; the pod behind
-//! an interface follows from the interface's first name; a pod's first address is its own; what a
-//! tenant can write later (status, annotations) is a claim, and claims give no right against
-//! somebody who has the address already.
+//! The order of trust: what the kernel does is a fact; the pod behind an interface follows from the
+//! interface's first name; a pod's first address is its own; what a tenant can write later (status,
+//! annotations) is a claim, and claims give no right against somebody who has the address already.
 
 mod ownership;
 mod words;
@@ -193,7 +192,6 @@ impl<'a> Judge<'a> {
         let to = gateway.map_or_else(|| "an uplink".to_owned(), |gateway| gateway.to_string());
         let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
         charge.severity = Severity::High;
-        charge.attacker = self.attacker_of_leg(leg);
         charge.reason = format!(
             "{address} is the address of pod {} on this node, but a route sends it to {to}",
             pod.pod.key
@@ -234,32 +232,24 @@ impl<'a> Judge<'a> {
             }
             return match self.attached_owner_within(prefix) {
                 Some(pod) => {
-                    let victim = victim_of(pod);
-                    self.denial(leg, victim, Extent::Prefix, None)
+                    let charge = self.denial(leg, victim_of(pod), Extent::Prefix);
+                    Verdict::Charged(Box::new(charge), None)
                 }
                 None => Verdict::Irrelevant,
             };
         };
         match self.ownership(address, leg.entry.since, &|_, _| false) {
             Ownership::Owned { victim, evidence, .. } => {
-                let review = self.review();
-                match self.denial(leg, victim, Extent::Exact, Some(evidence)) {
-                    Verdict::Charged(charge, _) => Verdict::Charged(charge, Some(review)),
-                    other => other,
-                }
+                let mut charge = self.denial(leg, victim, Extent::Exact);
+                charge.evidence.push(evidence);
+                Verdict::Charged(Box::new(charge), Some(self.review()))
             }
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
             Ownership::Unowned { .. } | Ownership::Unanswered { .. } => Verdict::Irrelevant,
         }
     }
 
-    fn denial(
-        &self,
-        leg: Leg<'_>,
-        victim: Victim,
-        extent: Extent,
-        evidence: Option<Evidence>,
-    ) -> Verdict {
+    fn denial(&self, leg: Leg<'_>, victim: Victim, extent: Extent) -> Charge {
         let route = &leg.entry.route;
         let reason = format!(
             "traffic for {} ({victim}) is dropped on this node by a {} route",
@@ -268,8 +258,7 @@ impl<'a> Judge<'a> {
         let mut charge = self.charge(leg, victim, Effect::Blackhole, extent);
         charge.severity = Severity::High;
         charge.reason = reason.into();
-        charge.evidence.extend(evidence);
-        Verdict::Charged(Box::new(charge), None)
+        charge
     }
 
     /// A rule for a destination: wrong if it leads the traffic of a pod of this node past the

@@ -101,10 +101,7 @@ impl Ledger {
         entry: Entry,
     ) {
         let Some(cases) = self.cases.get_mut(subject) else { return };
-        let waits = |target: &Target| {
-            cases.targets.get(target).is_some_and(|case| matches!(case.status, Status::Waiting))
-        };
-        if cases.gone.len() < GONE_CAP && targets.iter().any(waits) {
+        if cases.gone.len() < GONE_CAP && targets.iter().any(|target| cases.waits(target)) {
             cases.gone.push(entry);
             cases.ended = at;
         }
@@ -142,11 +139,9 @@ impl Ledger {
                 self.overflowed += 1;
             }
         }
-        cases.gone.retain(|_| {
-            gone.keys().any(|target| {
-                cases.targets.get(target).is_some_and(|case| matches!(case.status, Status::Waiting))
-            })
-        });
+        if !gone.keys().any(|target| cases.waits(target)) {
+            cases.gone.clear();
+        }
 
         let next = cases.targets.values().filter_map(|case| case.next).min();
         if !cases.targets.is_empty() {
@@ -158,6 +153,10 @@ impl Ledger {
 }
 
 impl Cases {
+    fn waits(&self, target: &Target) -> bool {
+        self.targets.get(target).is_some_and(|case| matches!(case.status, Status::Waiting))
+    }
+
     fn count(&self, waiting: &mut usize, standing: &mut usize) {
         for case in self.targets.values() {
             match case.status {

@@ -17,7 +17,7 @@ use detector_core::engine::Output;
 use detector_core::finding::{Finding, State, Victim};
 use detector_core::link::{Link, LinkKind};
 use detector_core::observation::{Answer, KernelChange, KernelState, Observation, Place, What};
-use detector_core::route::{Hops, IfIndex, NextHop, Prefix, Protocol, Route, RouteKind, Table};
+use detector_core::route::{Hops, IfIndex, NextHop, Prefix, Route, RouteKind, Table};
 use detector_core::time::BootTime;
 use detector_core::workload::{Pod, PodKey, Uid};
 use proptest::prelude::*;
@@ -212,16 +212,8 @@ impl Story {
 }
 
 fn route(to: IpAddr, by: IfIndex, metric: u32) -> Route {
-    Route {
-        table: Table::MAIN,
-        prefix: Prefix::host(to),
-        tos: 0,
-        metric,
-        kind: RouteKind::Unicast,
-        protocol: Protocol(3),
-        nexthop_id: None,
-        hops: Hops::One(NextHop { interface: Some(by), gateway: None }),
-    }
+    let hops = Hops::One(NextHop { interface: Some(by), gateway: None });
+    common::route(Prefix::host(to), Table::MAIN, metric, RouteKind::Unicast, hops)
 }
 
 fn evil_index() -> IfIndex {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::*;
 use detector_core::observation::{KernelChange, Place, What};
-use detector_core::route::{Prefix, Route, RouteKind, RuleAction, Table};
+use detector_core::route::{Hops, NextHop, Prefix, Route, RouteKind, RuleAction, Table};
 use proptest::prelude::*;
 
 fn cases() -> ProptestConfig {
@@ -331,19 +331,9 @@ proptest! {
         let nobody = index(LOCAL_PODS);
         for n in 0..routes {
             let to = std::net::Ipv4Addr::from(0x0a63_0000 + n);
-            let route = Route {
-                table: Table::MAIN,
-                prefix: Prefix::host(to.into()),
-                tos: 0,
-                metric: 0,
-                kind: RouteKind::Unicast,
-                protocol: detector_core::route::Protocol(3),
-                nexthop_id: None,
-                hops: detector_core::route::Hops::One(detector_core::route::NextHop {
-                    interface: Some(nobody),
-                    gateway: None,
-                }),
-            };
+            let hops = Hops::One(NextHop { interface: Some(nobody), gateway: None });
+            let prefix = Prefix::host(to.into());
+            let route = route(prefix, Table::MAIN, 0, RouteKind::Unicast, hops);
             harness.observe(What::Kernel(KernelChange::Route {
                 route,
                 place: Place::Alone,

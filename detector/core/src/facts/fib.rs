@@ -226,13 +226,8 @@ impl Fib {
 
     /// Whether both views hold the same routes for a prefix.
     pub(crate) fn agrees(&self, other: &Self, prefix: Prefix) -> bool {
-        let routes = |fib: &'_ Self| -> Vec<Route> {
-            fib.get(prefix).iter().map(|e| e.route.clone()).collect()
-        };
-        match (self.get(prefix), other.get(prefix)) {
-            ([a], [b]) => a.route == b.route,
-            _ => routes(self) == routes(other),
-        }
+        let (ours, theirs) = (self.get(prefix), other.get(prefix));
+        ours.iter().map(|e| &e.route).eq(theirs.iter().map(|e| &e.route))
     }
 
     fn scan_interface(&self, index: IfIndex) -> impl Iterator<Item = Prefix> {

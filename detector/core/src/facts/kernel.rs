@@ -132,7 +132,7 @@ impl KernelTables {
                 }
             }
             KernelChange::Rule(rule) => self.add_rule(at, rule, &mut affected),
-            KernelChange::RuleGone(rule) => self.remove_rule(rule, &mut affected),
+            KernelChange::RuleGone(rule) => self.remove_rule(&rule, &mut affected),
             KernelChange::NextHop(id, object) => {
                 let former = self.nexthops.insert(id, object.clone());
                 if former.is_some_and(|former| former != object) {
@@ -302,38 +302,42 @@ impl KernelTables {
     fn add_rule(&mut self, at: BootTime, rule: Rule, affected: &mut Affected) {
         if let RuleAction::Lookup(table) = rule.action {
             self.rules_by_table.entry(table).or_default().insert(rule.clone());
-            affected.prefixes.extend(self.fib.in_table(table));
-        } else if rule.action == RuleAction::LookupVrf {
-            self.touch_vrf_tables(affected);
         }
         if let Some(address) = rule.to.and_then(|to| to.host_address()) {
             self.rules_by_destination.entry(address).or_default().insert(rule.clone());
         }
-        affected.rules.push(rule.clone());
+        self.touch_rule(&rule, affected);
         self.rules.entry(rule).or_insert(at);
     }
 
-    fn remove_rule(&mut self, rule: Rule, affected: &mut Affected) {
-        if self.rules.remove(&rule).is_none() {
+    fn remove_rule(&mut self, rule: &Rule, affected: &mut Affected) {
+        if self.rules.remove(rule).is_none() {
             return;
         }
         if let Some(address) = rule.to.and_then(|to| to.host_address())
             && let Some(rules) = self.rules_by_destination.get_mut(&address)
         {
-            rules.remove(&rule);
+            rules.remove(rule);
             if rules.is_empty() {
                 self.rules_by_destination.remove(&address);
             }
         }
-        if let RuleAction::Lookup(table) = rule.action {
-            if let Some(rules) = self.rules_by_table.get_mut(&table) {
-                rules.remove(&rule);
-            }
-            affected.prefixes.extend(self.fib.in_table(table));
-        } else if rule.action == RuleAction::LookupVrf {
-            self.touch_vrf_tables(affected);
+        if let RuleAction::Lookup(table) = rule.action
+            && let Some(rules) = self.rules_by_table.get_mut(&table)
+        {
+            rules.remove(rule);
         }
-        affected.rules.push(rule);
+        self.touch_rule(rule, affected);
+    }
+
+    /// What a rule's coming or going bears on: itself, and the routes that it leads to.
+    fn touch_rule(&self, rule: &Rule, affected: &mut Affected) {
+        match rule.action {
+            RuleAction::Lookup(table) => affected.prefixes.extend(self.fib.in_table(table)),
+            RuleAction::LookupVrf => self.touch_vrf_tables(affected),
+            _ => {}
+        }
+        affected.rules.push(rule.clone());
     }
 
     fn touch_vrf_tables(&self, affected: &mut Affected) {
@@ -376,10 +380,7 @@ impl KernelTables {
         let new = self.rules.keys().filter(|rule| !older.rules.contains_key(rule));
         let gone = older.rules.keys().filter(|rule| !self.rules.contains_key(rule));
         for rule in new.chain(gone) {
-            affected.rules.push(rule.clone());
-            if let RuleAction::Lookup(table) = rule.action {
-                affected.prefixes.extend(self.fib.in_table(table));
-            }
+            self.touch_rule(rule, affected);
         }
         for (id, object) in &self.nexthops {
             if older.nexthops.get(id) != Some(object) {

@@ -14,12 +14,7 @@ use crate::workload::{NodeName, PodKey};
 /// What is known of an address's owner.
 pub(super) enum Ownership {
     /// It is somebody's.
-    Owned {
-        victim: Victim,
-        /// Whether the owner is seen to be there, so that there is nothing to wait for.
-        present: bool,
-        evidence: Evidence,
-    },
+    Owned { victim: Victim, presence: Presence, evidence: Evidence },
     /// It is nobody else's, as far as the whole cluster tells.
     Unowned {
         /// Whether the pod in question itself is said to have it.
@@ -29,6 +24,17 @@ pub(super) enum Ownership {
     Pending(BootTime),
     /// Nobody could say.
     Unanswered { why: Box<str>, again: BootTime },
+}
+
+/// How sure it is that an owner is there now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// A pod of this node whose interface stands: there is nothing to wait for.
+    Attached,
+    /// A node, or a pod of another node that is not on its way out.
+    Elsewhere,
+    /// A pod that may just not be known to have ended.
+    Unsure,
 }
 
 impl<'a> Judge<'a> {
@@ -69,7 +75,7 @@ impl<'a> Judge<'a> {
             }
             return Ownership::Owned {
                 victim: victim_of(pod),
-                present: true,
+                presence: Presence::Attached,
                 evidence: self.first_address_evidence(pod, address),
             };
         }
@@ -77,7 +83,7 @@ impl<'a> Judge<'a> {
             let text = format!("{address} is an address of node {node}").into();
             return Ownership::Owned {
                 victim: Victim::Node(node.clone()),
-                present: true,
+                presence: Presence::Elsewhere,
                 evidence: Evidence { at: self.now, witness: Witness::Api, text },
             };
         }
@@ -119,11 +125,11 @@ impl<'a> Judge<'a> {
         let Some(owner) = others.next() else {
             return Ownership::Unowned { claimed: !claimants.is_empty() };
         };
-        let present = self.is_present(owner);
+        let presence = self.presence(owner);
         // Of an owner that is on its way out, or whose interface is gone, the API server may just
         // not have heard yet: it has to say so again when the news had time to arrive.
         let confirm = since.after(self.facts.settings.settle);
-        if !present && known.asked < confirm {
+        if presence == Presence::Unsure && known.asked < confirm {
             if self.now < confirm {
                 return Ownership::Pending(confirm);
             }
@@ -140,14 +146,15 @@ impl<'a> Judge<'a> {
             } else {
                 Victim::Pod { key: owner.key.clone(), node: owner.node.clone() }
             },
-            present,
+            presence,
             evidence: Evidence { at: known.asked, witness: Witness::Api, text: text.into() },
         }
     }
 
-    /// Whether a claimant is seen to be there: a pod of this node whose interface is gone may just
-    /// not be known to have ended.
-    fn is_present(&self, owner: &Claimant) -> bool {
-        !owner.terminating && (owner.host_network || owner.node != self.facts.settings.node)
+    /// Whether a claimant is there: a pod of this node whose interface is gone may just not be known
+    /// to have ended.
+    fn presence(&self, owner: &Claimant) -> Presence {
+        let elsewhere = owner.host_network || owner.node != self.facts.settings.node;
+        if elsewhere && !owner.terminating { Presence::Elsewhere } else { Presence::Unsure }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::ownership::Ownership;
+use super::ownership::{Ownership, Presence};
 use super::words::victim_of;
 use super::{Doubt, Judge, Leg, Verdict};
 use crate::facts::Identity;
@@ -114,8 +114,10 @@ impl Judge<'_> {
         let is_self = |key: &PodKey, _: &NodeName| *key == pod.pod.key;
         let owner = self.ownership(address, leg.entry.since, &is_self);
         match (owner, permission) {
-            (Ownership::Owned { victim, evidence, present }, _) => {
-                if !present && let Some(wait) = self.wait(leg, self.facts.settings.settle) {
+            (Ownership::Owned { victim, evidence, presence }, _) => {
+                if presence == Presence::Unsure
+                    && let Some(wait) = self.wait(leg, self.facts.settings.settle)
+                {
                     return wait;
                 }
                 self.taken(leg, link, Some(pod), address, victim, evidence)
@@ -239,9 +241,10 @@ impl Judge<'_> {
         let is_self = |key: &PodKey, _: &NodeName| *key == pod.pod.key;
         let owner = self.ownership(address, leg.entry.since, &is_self);
         match owner {
-            Ownership::Owned { victim, evidence, present } => {
-                let here = present && self.attached_owner(address).is_some();
-                if !here && let Some(wait) = self.wait(leg, self.facts.settings.settle) {
+            Ownership::Owned { victim, evidence, presence } => {
+                if presence != Presence::Attached
+                    && let Some(wait) = self.wait(leg, self.facts.settings.settle)
+                {
                     return wait;
                 }
                 self.taken(leg, link, Some(pod), address, victim, evidence)
@@ -288,9 +291,10 @@ impl Judge<'_> {
             _ => self.ownership(address, leg.entry.since, &is_self),
         };
         match owner {
-            Ownership::Owned { victim, evidence, .. } => {
-                let here = self.attached_owner(address).is_some();
-                if !here && let Some(wait) = self.wait(leg, self.facts.settings.settle) {
+            Ownership::Owned { victim, evidence, presence } => {
+                if presence != Presence::Attached
+                    && let Some(wait) = self.wait(leg, self.facts.settings.settle)
+                {
                     return wait;
                 }
                 self.taken(leg, link, None, address, victim, evidence)
@@ -371,9 +375,10 @@ impl Judge<'_> {
             | Ownership::Unowned { .. }
             | Ownership::Unanswered { .. } => Verdict::Irrelevant,
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
-            Ownership::Owned { victim, evidence, .. } => {
-                let here = self.attached_owner(address).is_some();
-                if !here && let Some(wait) = self.wait(leg, self.facts.settings.settle) {
+            Ownership::Owned { victim, evidence, presence } => {
+                if presence != Presence::Attached
+                    && let Some(wait) = self.wait(leg, self.facts.settings.settle)
+                {
                     return wait;
                 }
                 self.taken(leg, link, None, address, victim, evidence)

@@ -237,7 +237,13 @@ impl Kernel {
     }
 }
 
-fn route(prefix: Prefix, table: Table, metric: u32, kind: RouteKind, hops: Hops) -> Route {
+pub(crate) fn route(
+    prefix: Prefix,
+    table: Table,
+    metric: u32,
+    kind: RouteKind,
+    hops: Hops,
+) -> Route {
     Route { table, prefix, tos: 0, metric, kind, protocol: Protocol(3), nexthop_id: None, hops }
 }
 
