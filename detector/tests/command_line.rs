@@ -40,6 +40,24 @@ fn file(text: &str) -> (std::fs::File, String) {
     (memory, path)
 }
 
+/// Starts the agent and ends it as Kubernetes would when its log says `word`, or never does; gives
+/// what it said. Until then it must go on.
+fn run_until(word: &str, command: &mut Command) -> String {
+    let mut agent = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut said = String::new();
+    let end = Instant::now() + Duration::from_secs(20);
+    let mut stderr = agent.stderr.take().unwrap();
+    let mut byte = [0];
+    while !said.contains(word) && Instant::now() < end && stderr.read(&mut byte).unwrap() == 1 {
+        said.push(char::from(byte[0]));
+    }
+    assert!(agent.try_wait().unwrap().is_none(), "it goes on: {said}");
+    let pid = nix::unistd::Pid::from_raw(agent.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(agent.wait().unwrap().success());
+    said
+}
+
 #[test]
 fn a_missing_node_name_says_how_to_give_it() {
     let said = one_line(&detector(&["run"]).output().unwrap(), 2);
@@ -117,24 +135,7 @@ fn without_rights_it_falls_back_visibly_or_says_what_it_needs() {
         let said = one_line(&start(&wanted).output().unwrap(), 1);
         assert!(said.contains("BPF") && said.contains("--route-source netlink"), "{said}");
 
-        let mut agent = start(&["run", "--node-name", "a", "--no-api"])
-            .stderr(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut said = String::new();
-        let end = Instant::now() + Duration::from_secs(20);
-        let mut stderr = agent.stderr.take().unwrap();
-        let mut byte = [0];
-        while !said.contains("ready")
-            && Instant::now() < end
-            && stderr.read(&mut byte).unwrap() == 1
-        {
-            said.push(char::from(byte[0]));
-        }
-        let pid = nix::unistd::Pid::from_raw(agent.id().cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        assert!(agent.wait().unwrap().success());
+        let said = run_until("ready", &mut start(&["run", "--node-name", "a", "--no-api"]));
         assert!(said.contains("degraded") && said.contains("plain netlink"), "{said}");
     });
     std::fs::remove_dir_all(&folder).unwrap();
@@ -157,24 +158,7 @@ fn an_api_server_that_is_down_is_a_degraded_state_and_no_end() {
          users: [{{name: a, user: {{}}}}]\n\
          contexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n"
     ));
-    let mut agent = detector(&["run", "--node-name", "a", "--kubeconfig", &path])
-        .stderr(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut said = String::new();
-    let end = Instant::now() + Duration::from_secs(20);
-    let mut stderr = agent.stderr.take().unwrap();
-    let mut byte = [0];
-    while !said.contains("sense=\"pods\"") && Instant::now() < end {
-        if stderr.read(&mut byte).unwrap() == 0 {
-            break;
-        }
-        said.push(char::from(byte[0]));
-    }
-    assert!(agent.try_wait().unwrap().is_none(), "it goes on: {said}");
-    let pid = nix::unistd::Pid::from_raw(agent.id().cast_signed());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    assert!(agent.wait().unwrap().success());
+    let run = ["run", "--node-name", "a", "--kubeconfig", &path];
+    let said = run_until("sense=\"pods\"", &mut detector(&run));
     assert!(said.contains("degraded: blind in this sense"), "{said}");
 }

@@ -166,19 +166,25 @@ impl Witness {
 
     /// What the program has counted so far.
     pub fn counts(&self) -> io::Result<Counts> {
-        let count = |counter: Counter| -> io::Result<u64> {
-            let per_cpu = self.counts.get(&(counter as u32), 0).map_err(io::Error::other)?;
-            Ok(per_cpu.iter().sum())
-        };
         let unseen = self.listener.drops()?;
         Ok(Counts {
-            seen: count(Counter::Seen)? + unseen - self.own,
-            written: count(Counter::Written)? - self.own - self.foreign,
-            filtered: count(Counter::Filtered)? + self.foreign,
-            lost: count(Counter::Lost)? + unseen,
-            unparsed: count(Counter::Unparsed)?,
-            truncated: count(Counter::Truncated)?,
+            seen: self.count(Counter::Seen)? + unseen - self.own,
+            written: self.count(Counter::Written)? - self.own - self.foreign,
+            filtered: self.count(Counter::Filtered)? + self.foreign,
+            lost: self.count(Counter::Lost)? + unseen,
+            unparsed: self.count(Counter::Unparsed)?,
+            truncated: self.count(Counter::Truncated)?,
         })
+    }
+
+    /// [`Counts::lost`] alone, for those who ask often: each count is a system call.
+    pub fn lost(&self) -> io::Result<u64> {
+        Ok(self.count(Counter::Lost)? + self.listener.drops()?)
+    }
+
+    fn count(&self, counter: Counter) -> io::Result<u64> {
+        let per_cpu = self.counts.get(&(counter as u32), 0).map_err(io::Error::other)?;
+        Ok(per_cpu.iter().sum())
     }
 
     /// Whether the kernel's own messages can be told from those that others send in its name.

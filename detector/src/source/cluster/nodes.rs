@@ -10,7 +10,6 @@ use std::sync::Arc;
 use detector_core::observation::{Node, Observation, Sense, What};
 use detector_core::workload::NodeName;
 use futures::StreamExt as _;
-use k8s_openapi::api::core::v1 as api;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 
@@ -30,7 +29,7 @@ pub(super) async fn run(client: Client, counters: Arc<Counters>, tx: mpsc::Sende
     };
     let read = {
         let counters = Arc::clone(&counters);
-        move |object| read(&object, &counters)
+        move |object| counters.rejections.take(parse::node(&object))
     };
     let words = follow(vec![Api::all(client)], scope, counters, read);
     let mut words = std::pin::pin!(words);
@@ -40,19 +39,6 @@ pub(super) async fn run(client: Client, counters: Arc<Counters>, tx: mpsc::Sende
             && tell(&tx, what).await.is_err()
         {
             return;
-        }
-    }
-}
-
-fn read(object: &api::Node, counters: &Counters) -> Option<Node> {
-    match parse::node(object) {
-        Ok(parse::Parsed { value, rejections }) => {
-            counters.rejections.report(rejections);
-            Some(value)
-        }
-        Err(rejection) => {
-            counters.rejections.report([rejection]);
-            None
         }
     }
 }

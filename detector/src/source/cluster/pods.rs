@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use detector_core::observation::{Observation, Sense, What};
-use detector_core::workload::{NodeName, Pod};
+use detector_core::workload::NodeName;
 use futures::StreamExt as _;
-use k8s_openapi::api::core::v1 as api;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 
@@ -30,7 +29,7 @@ pub(super) async fn run(
     };
     let read = {
         let counters = Arc::clone(&counters);
-        move |object| read(&object, &counters)
+        move |object| counters.rejections.take(parse::pod(&object))
     };
     let words = follow(vec![Api::all(client)], scope, counters, read);
     let mut words = std::pin::pin!(words);
@@ -46,20 +45,6 @@ pub(super) async fn run(
         };
         if tell(&tx, what).await.is_err() {
             return;
-        }
-    }
-}
-
-/// A pod of which as much was taken as can be; what was not is reported.
-pub(super) fn read(object: &api::Pod, counters: &Counters) -> Option<Pod> {
-    match parse::pod(object) {
-        Ok(parse::Parsed { value, rejections }) => {
-            counters.rejections.report(rejections);
-            Some(value)
-        }
-        Err(rejection) => {
-            counters.rejections.report([rejection]);
-            None
         }
     }
 }

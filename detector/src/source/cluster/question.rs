@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::counters::Counters;
-use super::{failure, pods, tell};
+use super::{failure, parse, tell};
 use crate::clock;
 
 /// How many questions are asked at once.
@@ -71,7 +71,7 @@ async fn ask(api: &Api<api::Pod>, question: Question, counters: &Counters) -> An
         Ok(Ok(list)) => Ok(list
             .items
             .iter()
-            .filter_map(|object| pods::read(object, counters))
+            .filter_map(|object| counters.rejections.take(parse::pod(object)))
             .filter(|pod: &Pod| pod.addresses.contains(&address))
             .collect()),
     };

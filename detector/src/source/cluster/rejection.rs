@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use super::parse::Parsed;
 use crate::text::printable;
 
 /// A part of an object that was not taken, and why. The rest of the object was.
@@ -133,6 +134,20 @@ impl Rejections {
                 Notice::SayAfter(unsaid) => {
                     warn!(unsaid, "not taken, after {unsaid} others too many to log: {rejection}");
                 }
+            }
+        }
+    }
+
+    /// What could be taken of an object; the rest is reported.
+    pub(super) fn take<T>(&self, parsed: Result<Parsed<T>, Rejection>) -> Option<T> {
+        match parsed {
+            Ok(Parsed { value, rejections }) => {
+                self.report(rejections);
+                Some(value)
+            }
+            Err(rejection) => {
+                self.report([rejection]);
+                None
             }
         }
     }

@@ -20,6 +20,9 @@ use detector_ebpf::Record;
 /// How far apart two processors may stamp what they write one after the other, with much to spare.
 const SKEW: Duration = Duration::from_millis(10);
 
+/// What is said where the program's counters are asked for in vain.
+const UNREADABLE: &str = "the counters of the eBPF program cannot be read";
+
 /// The witness, and what has been read of its ring.
 pub(super) struct Records {
     witness: AsyncFd<Witness>,
@@ -59,7 +62,10 @@ impl Records {
     }
 
     pub(super) fn take_loss(&mut self) -> Option<Loss> {
-        let lost = self.counts().lost;
+        let lost = self.witness.get_ref().lost().unwrap_or_else(|error| {
+            warn!(%error, UNREADABLE);
+            self.lost
+        });
         let new = lost.saturating_sub(std::mem::replace(&mut self.lost, lost));
         if new > 0 {
             self.tally.lose(new, || "the ring of the eBPF program was full".to_owned());
@@ -112,7 +118,7 @@ impl Records {
     /// What the witness has counted; what cannot be read has not grown.
     fn counts(&self) -> Counts {
         self.witness.get_ref().counts().unwrap_or_else(|error| {
-            warn!(%error, "the counters of the eBPF program cannot be read");
+            warn!(%error, UNREADABLE);
             Counts { lost: self.lost, ..Counts::default() }
         })
     }
