@@ -20,10 +20,9 @@ pub(crate) fn demo(json: bool) -> Result<()> {
 
 /// Runs all tests, cheapest first.
 pub(crate) fn test() -> Result<()> {
-    let steps: [(&str, &[&str]); 4] = [
+    let steps: [(&str, &[&str]); 3] = [
         ("format", &["fmt", "--all", "--check"]),
         ("lints", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-        ("agent", &["build", "--quiet", "--package", "detector", "--bin", "detector"]),
         ("tests", &["test", "--no-fail-fast"]),
     ];
     for (name, arguments) in steps {

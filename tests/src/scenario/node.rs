@@ -14,7 +14,6 @@ use super::words::{Words, interface, pod_key};
 use super::{ApiState, FeatureState, PodStep, Step, UPLINK};
 use crate::agent::{Agent, Heard, MemoryFile};
 use crate::apiserver::ApiServer;
-use crate::apiserver::refusal::Refusal;
 use crate::netns::Namespace;
 
 /// How long findings may take that are expected, beyond what the scenario itself allows: other
@@ -24,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// An interface and a route that are certain to be found, to know that all before them was judged.
 const CANARY: &str = "calicanary00000";
 const CANARY_ROUTE: &str = "198.51.100.0/24";
+
+/// What is said where the API server does not take what a step does.
+const REFUSED: &str = "the API server refuses";
 
 /// A node with an agent, pods, and an API server.
 pub struct Node {
@@ -98,7 +100,7 @@ impl Node {
                 "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
                 "status": {"addresses": addresses},
             }))
-            .map_err(|refusal| refused(&refusal))?;
+            .context(REFUSED)?;
         }
         let mut spec = json!({});
         match words.scenario.feature {
@@ -110,7 +112,7 @@ impl Node {
             "apiVersion": "crd.projectcalico.org/v1", "kind": "FelixConfiguration",
             "metadata": {"name": "default"}, "spec": spec,
         }))
-        .map_err(|refusal| refused(&refusal))?;
+        .context(REFUSED)?;
         Ok(Self { namespace, far, api, pods: BTreeSet::new(), peers: 0 })
     }
 
@@ -166,16 +168,12 @@ impl Node {
             }
             Step::Terminate(pod) => {
                 let key = pod_key(pod)?;
-                self.api
-                    .terminate(key.namespace(), key.name())
-                    .map_err(|refusal| refused(&refusal))?;
+                self.api.terminate(key.namespace(), key.name()).context(REFUSED)?;
                 Ok(())
             }
             Step::Gone(pod) => {
                 let key = pod_key(pod)?;
-                self.api
-                    .remove("pods", key.namespace(), key.name())
-                    .map_err(|refusal| refused(&refusal))?;
+                self.api.remove("pods", key.namespace(), key.name()).context(REFUSED)?;
                 self.pods.remove(pod);
                 Ok(())
             }
@@ -238,8 +236,7 @@ impl Node {
                     "containers": [{"name": "main", "image": "example"}],
                 },
                 "status": status,
-            }))
-            .map_err(|refusal| refused(&refusal))?;
+            })).context(REFUSED)?;
             return Ok(());
         }
         self.patch(&step.name, &json!({"metadata": {"annotations": annotations}, "status": status}))
@@ -248,9 +245,7 @@ impl Node {
     fn patch(&self, pod: &str, patch: &Value) -> Result<()> {
         let key = pod_key(pod)?;
         ensure!(self.pods.contains(pod), "no pod {pod}");
-        self.api
-            .patch("pods", key.namespace(), key.name(), patch)
-            .map_err(|refusal| refused(&refusal))?;
+        self.api.patch("pods", key.namespace(), key.name(), patch).context(REFUSED)?;
         Ok(())
     }
 
@@ -301,10 +296,6 @@ fn wait_for_expected(words: Words<'_>, agent: &Agent, all: &mut AllSeen) -> Resu
         }
     }
     Ok(())
-}
-
-fn refused(refusal: &Refusal) -> anyhow::Error {
-    anyhow::anyhow!("the API server refuses: {}", refusal.to_status())
 }
 
 fn addresses(words: Words<'_>, names: &[String]) -> Result<Value> {
