@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::command::{run, run_loud};
+use crate::command::{is_root, run, run_loud};
 
 /// Shows the product at work.
 pub(crate) fn demo(json: bool) -> Result<()> {
@@ -25,6 +25,10 @@ pub(crate) fn test() -> Result<()> {
         ("lints", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         ("tests", &["test", "--no-fail-fast"]),
     ];
+    if !is_root() {
+        // cargo shows nothing of a test that passes, and so not that it did nothing.
+        eprintln!("skipped: all that needs namespaces, eBPF or another user; run this as root");
+    }
     for (name, arguments) in steps {
         eprintln!("== {name}");
         cargo(arguments)?;

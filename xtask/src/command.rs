@@ -36,3 +36,8 @@ pub(crate) fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_owned())
 }
+
+/// Whether this is root, without whom neither packages are installed nor namespaces made.
+pub(crate) fn is_root() -> bool {
+    output("id", &["-u"]).as_deref() == Some("0")
+}

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::say;
-use crate::command::{output, run, succeeds};
+use crate::command::{is_root, run, succeeds};
 
 /// Packages that are needed together, and what for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(super) fn install(needs: &[Need]) -> Result<()> {
         bail!("there is no apt-get here: install what this system has for {list}");
     }
     let by_hand = format!("apt-get update && apt-get install -y --no-install-recommends {list}");
-    if output("id", &["-u"]).as_deref() != Some("0") {
+    if !is_root() {
         bail!("packages are missing that only root may install: run `sudo sh -c '{by_hand}'`");
     }
     for Need { why, packages } in needs {
