@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use detector_core::engine::{Engine, Output};
 use detector_core::finding::{Finding, Severity, State};
-use detector_core::observation::{Answer, Observation, Question, Sense, What};
+use detector_core::observation::{Answer, Observation, Question, Reply, Sense, What};
 use detector_core::time::BootTime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -130,7 +130,7 @@ impl Agent {
             warn!(
                 "degraded: no API server is asked (--no-api); routes alone tell little of owners"
             );
-            for sense in [Sense::Pods, Sense::Nodes, Sense::Feature] {
+            for sense in senses::ALL.into_iter().filter(|sense| *sense != Sense::Kernel) {
                 self.observe(What::Blind(sense, Some("the API server is not asked".into())));
             }
         }
@@ -244,6 +244,7 @@ impl Agent {
             What::PodsReset(_) => self.senses.sees(Sense::Pods),
             What::NodesReset(_) => self.senses.sees(Sense::Nodes),
             What::Feature(_) => self.senses.sees(Sense::Feature),
+            What::ServicesReset(_) => self.senses.sees(Sense::Services),
             _ => {}
         }
         self.engine.observe(clock::now(), observation);
@@ -305,7 +306,7 @@ impl Agent {
             },
         };
         let now = clock::now();
-        let answer = Answer { address: question.address, asked: now, claimants: Err(why.into()) };
+        let answer = Answer { asked: now, reply: Reply::failed(question, why.into()) };
         self.engine.observe(now, Observation { at: now, what: What::Answer(answer) });
     }
 

@@ -235,6 +235,8 @@ fn allowed(file: &File, floating_ips: &FloatingIps) -> Result<Vec<Allowed>, Conf
         let allowance = Allowance {
             cidr: at("floatingIPs.allow.cidr").parse(cidr, value::cidr)?,
             namespace: at("floatingIPs.allow.namespace").parse(namespace, value::namespace)?,
+            origin: "configuration".into(),
+            reason: None,
             service_account: at("floatingIPs.allow.serviceAccount")
                 .parse(service_account, value::service_account)?,
         };

@@ -4,13 +4,19 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
+mod resting;
+
+use self::resting::Resting;
+use crate::claim::Ipam;
 use crate::facts::Facts;
 use crate::facts::kernel::{Affected, DumpEnd};
 use crate::facts::pods::Touched;
 use crate::finding::{Finding, Subject};
 use crate::judge::{self, judge};
 use crate::ledger::{Ledger, Verdicts};
-use crate::observation::{KernelChange, KernelState, Observation, Question, Sense, What};
+use crate::observation::{
+    Answer, KernelChange, KernelState, Observation, Question, Reply, Sense, What,
+};
 use crate::route::{IfIndex, Prefix};
 use crate::settings::Settings;
 use crate::time::BootTime;
@@ -41,6 +47,8 @@ pub struct Holdings {
     pub links: usize,
     /// Pods of this node.
     pub pods: usize,
+    /// Services of the cluster.
+    pub services: usize,
     /// Answers that are remembered.
     pub answers: usize,
     /// Questions under way.
@@ -61,8 +69,10 @@ pub struct Engine {
     ledger: Ledger,
     deadlines: BTreeSet<(BootTime, Subject)>,
     scheduled: HashMap<Subject, BootTime>,
-    asked: BTreeSet<(BootTime, IpAddr)>,
-    backlog: BTreeSet<IpAddr>,
+    asked: BTreeSet<(BootTime, Question)>,
+    backlog: BTreeSet<Question>,
+    /// Who waits for, or rests on, an answer.
+    resting: Resting,
     sweep: Option<BootTime>,
     said: VecDeque<Output>,
 }
@@ -79,6 +89,7 @@ impl Engine {
             scheduled: HashMap::new(),
             asked: BTreeSet::new(),
             backlog: BTreeSet::new(),
+            resting: Resting::default(),
             sweep: None,
             said: VecDeque::new(),
         }
@@ -135,6 +146,38 @@ impl Engine {
                 let touched = self.facts.nodes.delete(&name);
                 self.addresses(now, touched);
             }
+            What::Ipam(ipam) => {
+                if std::mem::replace(&mut self.facts.pools.ipam, ipam) != ipam {
+                    self.judge_everything(now, at);
+                }
+            }
+            What::Pools(pools) => {
+                if self.facts.pools.reset(pools) {
+                    self.judge_everything(now, at);
+                }
+            }
+            What::ServicesReset(services) => {
+                let touched = self.facts.services.reset(services);
+                if std::mem::replace(&mut self.facts.synced.services, true) {
+                    self.addresses(now, touched);
+                } else {
+                    self.judge_everything(now, at);
+                }
+            }
+            What::ServiceApplied(service) => {
+                let touched = self.facts.services.apply(service);
+                self.addresses(now, touched);
+            }
+            What::ServiceDeleted(key) => {
+                let touched = self.facts.services.delete(&key);
+                self.addresses(now, touched);
+            }
+            What::Felix(felix) => {
+                if self.facts.felix != felix {
+                    self.facts.felix = felix;
+                    self.judge_everything(now, at);
+                }
+            }
             What::Feature(feature) => {
                 if std::mem::replace(&mut self.facts.feature, feature) != self.facts.feature {
                     self.judge_everything(now, at);
@@ -145,12 +188,7 @@ impl Engine {
                     self.judge_everything(now, at);
                 }
             }
-            What::Answer(answer) => {
-                let address = answer.address;
-                self.facts.answers.apply(answer);
-                self.ask_backlog(now);
-                self.addresses(now, [address]);
-            }
+            What::Answer(answer) => self.answer(now, answer),
             What::Blind(sense, why) => self.blind(now, at, sense, why),
         }
     }
@@ -158,12 +196,12 @@ impl Engine {
     /// Lets time pass: decides what has waited long enough.
     pub fn tick(&mut self, now: BootTime) {
         let patience = self.facts.settings.answer;
-        while let Some((due, address)) = self.asked.first().copied().filter(|(due, _)| *due <= now)
+        while let Some((due, question)) = self.asked.first().copied().filter(|(due, _)| *due <= now)
         {
-            self.asked.remove(&(due, address));
-            if self.facts.answers.give_up(address, now, patience) {
+            self.asked.remove(&(due, question));
+            if self.facts.answers.give_up(question, now, patience) {
                 self.ask_backlog(now);
-                self.addresses(now, [address]);
+                self.answered(now, question);
             }
         }
         while let Some((due, _)) = self.deadlines.first().filter(|(due, _)| *due <= now) {
@@ -201,6 +239,7 @@ impl Engine {
             routes: self.facts.kernel.fib.len(),
             links: self.facts.kernel.links.len(),
             pods: self.facts.pods.len(),
+            services: self.facts.services.len(),
             answers: self.facts.answers.len(),
             questions: self.facts.answers.in_flight(),
             waiting: self.ledger.waiting(),
@@ -363,8 +402,9 @@ impl Engine {
         if live.verdicts.is_empty() && !self.ledger.knows(subject) {
             return;
         }
-        for address in live.asks.into_iter().chain(gone.asks) {
-            self.ask(now, address);
+        self.resting.set(subject, live.rests.union(&gone.rests).copied().collect());
+        for question in live.asks.union(&gone.asks) {
+            self.ask(now, *question);
         }
         let verdicts = Verdicts { live: live.verdicts, gone: gone.verdicts };
         let cap = self.facts.settings.waiting_cap;
@@ -375,6 +415,9 @@ impl Engine {
             self.sweep.get_or_insert(now.after(SWEEP));
         }
         self.said.extend(told.into_iter().map(|finding| Output::Finding(Box::new(finding))));
+        if !self.ledger.knows(subject) {
+            self.resting.set(subject, BTreeSet::new());
+        }
         self.schedule(now, subject, next);
     }
 
@@ -396,22 +439,41 @@ impl Engine {
         }
     }
 
-    fn ask(&mut self, now: BootTime, address: IpAddr) {
+    fn ask(&mut self, now: BootTime, question: Question) {
         if self.facts.answers.in_flight() >= QUESTIONS_AT_ONCE {
-            self.backlog.insert(address);
-        } else if self.facts.answers.ask(address, now) {
-            self.asked.insert((now.after(self.facts.settings.answer), address));
-            self.said.push_back(Output::Question(Question { address }));
+            self.backlog.insert(question);
+        } else if self.facts.answers.ask(question, now) {
+            self.asked.insert((now.after(self.facts.settings.answer), question));
+            self.said.push_back(Output::Question(question));
         }
     }
 
     fn ask_backlog(&mut self, now: BootTime) {
         while self.facts.answers.in_flight() < QUESTIONS_AT_ONCE {
-            let Some(address) = self.backlog.pop_first() else { return };
-            if self.ledger.knows(&Subject::Prefix(Prefix::host(address))) {
-                self.ask(now, address);
+            let Some(question) = self.backlog.pop_first() else { return };
+            if self.resting.on(question).any(|subject| self.ledger.knows(subject)) {
+                self.ask(now, question);
             }
         }
+    }
+
+    fn answer(&mut self, now: BootTime, answer: Answer) {
+        let question = answer.reply.question();
+        // Where there is a block, Calico's IPAM is in use, whatever was thought before.
+        let found = matches!(&answer.reply, Reply::Block(_, Ok(Some(_))));
+        self.facts.answers.apply(answer);
+        self.ask_backlog(now);
+        if found && self.facts.pools.ipam != Ipam::Calico {
+            self.facts.pools.ipam = Ipam::Calico;
+            self.judge_everything(now, now);
+        } else {
+            self.answered(now, question);
+        }
+    }
+
+    fn answered(&mut self, now: BootTime, question: Question) {
+        let subjects = self.resting.on(question).cloned().collect();
+        self.judge_all(now, now, subjects);
     }
 
     /// Looks at routes that could not be waited for before, as far as there is room now.

@@ -4,23 +4,24 @@
 //! them. They judge nothing.
 
 pub(crate) mod answers;
+pub(crate) mod cluster;
 pub(crate) mod fib;
 pub(crate) mod kernel;
 pub(crate) mod links;
 pub(crate) mod pods;
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 
 use self::answers::Answers;
+use self::cluster::{Nodes, Pools, Services};
 use self::kernel::KernelTables;
 use self::links::KnownLink;
 use self::pods::{LocalPod, Pods};
-use crate::observation::{Node, Sense};
-use crate::policy::{AllowList, Feature};
+use crate::claim::Ipam;
+use crate::observation::Sense;
+use crate::policy::{AllowList, Feature, Felix};
 use crate::settings::Settings;
 use crate::time::BootTime;
-use crate::workload::NodeName;
 
 /// Everything that a verdict can rest on.
 #[derive(Debug)]
@@ -31,7 +32,10 @@ pub(crate) struct Facts {
     pub(crate) kernel: KernelTables,
     pub(crate) pods: Pods,
     pub(crate) nodes: Nodes,
+    pub(crate) pools: Pools,
+    pub(crate) services: Services,
     pub(crate) feature: Feature,
+    pub(crate) felix: Felix,
     pub(crate) allow: AllowList,
     pub(crate) answers: Answers,
     /// Senses that have told all there is at least once.
@@ -46,13 +50,7 @@ pub(crate) struct Synced {
     pub(crate) kernel: bool,
     pub(crate) pods: bool,
     pub(crate) nodes: bool,
-}
-
-/// Addresses of the cluster's nodes.
-#[derive(Debug, Default)]
-pub(crate) struct Nodes {
-    by_name: HashMap<NodeName, Vec<IpAddr>>,
-    by_address: HashMap<IpAddr, NodeName>,
+    pub(crate) services: bool,
 }
 
 /// Who is behind an interface.
@@ -80,7 +78,10 @@ impl Facts {
             kernel: KernelTables::default(),
             pods: Pods::default(),
             nodes: Nodes::default(),
+            pools: Pools::default(),
+            services: Services::default(),
             feature: Feature::default(),
+            felix: Felix::default(),
             allow: AllowList::default(),
             answers: Answers::default(),
             synced: Synced::default(),
@@ -127,6 +128,10 @@ impl Facts {
             (Sense::Pods, self.synced.pods),
             (Sense::Nodes, self.synced.nodes),
             (Sense::Feature, self.feature != Feature::Unknown),
+            (Sense::Pools, self.pools.ipam != Ipam::Unknown),
+            (Sense::Services, self.synced.services),
+            // The configuration's part is always there; the cluster's part is told of when it fails.
+            (Sense::Allowances, true),
         ];
         told.into_iter()
             .filter_map(|(sense, told)| match self.blind.get(&sense) {
@@ -135,46 +140,5 @@ impl Facts {
                 None => None,
             })
             .collect()
-    }
-}
-
-// === impl Nodes ===
-
-impl Nodes {
-    pub(crate) fn owner(&self, address: IpAddr) -> Option<&NodeName> {
-        self.by_address.get(&address)
-    }
-
-    /// Takes a node's addresses; gives those that changed hands.
-    pub(crate) fn apply(&mut self, node: Node) -> Vec<IpAddr> {
-        let mut touched = self.delete(&node.name);
-        for address in &node.addresses {
-            self.by_address.insert(*address, node.name.clone());
-        }
-        touched.extend(&node.addresses);
-        self.by_name.insert(node.name, node.addresses);
-        touched
-    }
-
-    /// Forgets a node; gives the addresses that are free now.
-    pub(crate) fn delete(&mut self, name: &NodeName) -> Vec<IpAddr> {
-        let addresses = self.by_name.remove(name).unwrap_or_default();
-        for address in &addresses {
-            if self.by_address.get(address) == Some(name) {
-                self.by_address.remove(address);
-            }
-        }
-        addresses
-    }
-
-    /// Takes a full listing; gives every address that was or is a node's.
-    pub(crate) fn reset(&mut self, nodes: Vec<Node>) -> Vec<IpAddr> {
-        let mut touched: Vec<IpAddr> =
-            self.by_address.drain().map(|(address, _)| address).collect();
-        self.by_name.clear();
-        for node in nodes {
-            touched.extend(self.apply(node));
-        }
-        touched
     }
 }

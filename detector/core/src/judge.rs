@@ -8,11 +8,12 @@
 //! interface's first name; a pod's first address is its own; what a tenant can write later (status,
 //! annotations) is a claim, and claims give no right against somebody who has the address already.
 
+mod claim;
 mod ownership;
 mod words;
 mod workload;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::facts::fib::Entry;
@@ -22,6 +23,7 @@ use crate::finding::{
     Attacker, Certainty, Charge, Effect, Evidence, Extent, Means, Severity, Subject, Target,
     Victim, Witness,
 };
+use crate::observation::Question;
 use crate::route::{NextHop, Prefix, RouteKind, Rule, RuleAction, Table};
 use crate::time::BootTime;
 
@@ -54,15 +56,18 @@ pub(crate) struct Doubt {
 pub(crate) struct Judgement {
     /// The verdict for each place, and since when the kernel sends packets there.
     pub(crate) verdicts: BTreeMap<Target, (Verdict, BootTime)>,
-    /// Addresses whose owner should be asked for.
-    pub(crate) asks: Vec<IpAddr>,
+    /// What should be asked.
+    pub(crate) asks: BTreeSet<Question>,
+    /// The questions that the verdicts rest on, asked or not.
+    pub(crate) rests: BTreeSet<Question>,
 }
 
 /// One look at the facts at one moment.
 pub(crate) struct Judge<'a> {
     pub(crate) facts: &'a Facts,
     pub(crate) now: BootTime,
-    asks: Vec<IpAddr>,
+    asks: BTreeSet<Question>,
+    rests: BTreeSet<Question>,
 }
 
 /// A route's leg under judgement.
@@ -80,12 +85,17 @@ pub(crate) fn judge(
     subject: &Subject,
     instead: Option<&[Entry]>,
 ) -> Judgement {
-    let mut judge = Judge { facts, now, asks: Vec::new() };
+    let mut judge = Judge { facts, now, asks: BTreeSet::new(), rests: BTreeSet::new() };
     let mut verdicts = BTreeMap::new();
     match subject {
         Subject::Prefix(prefix) => {
             for entry in instead.unwrap_or_else(|| facts.kernel.fib.get(*prefix)) {
                 judge.entry(entry, &mut verdicts);
+            }
+        }
+        Subject::Claim(claim) => {
+            if let Some((verdict, since)) = judge.claim(claim) {
+                verdicts.insert(Target::Claimant, (verdict, since));
             }
         }
         Subject::Rule(rule) => {
@@ -94,9 +104,7 @@ pub(crate) fn judge(
             }
         }
     }
-    judge.asks.sort_unstable();
-    judge.asks.dedup();
-    Judgement { verdicts, asks: judge.asks }
+    Judgement { verdicts, asks: judge.asks, rests: judge.rests }
 }
 
 /// The places where the packets of a route end up.
@@ -245,7 +253,9 @@ impl<'a> Judge<'a> {
                 Verdict::Charged(Box::new(charge), Some(self.review()))
             }
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
-            Ownership::Unowned { .. } | Ownership::Unanswered { .. } => Verdict::Irrelevant,
+            Ownership::Own(_) | Ownership::Unowned { .. } | Ownership::Unanswered { .. } => {
+                Verdict::Irrelevant
+            }
         }
     }
 
@@ -307,6 +317,7 @@ impl<'a> Judge<'a> {
                 pod.pod.key
             )
             .into(),
+            reach: self.reach(prefix, None),
             evidence: vec![
                 Evidence {
                     at: since,

@@ -1,24 +1,39 @@
 //! What the cluster answered, and what it is still being asked.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::observation::Answer;
+use crate::claim::{Allocation, Block};
+use crate::observation::{Answer, Question, Reply};
+use crate::route::Prefix;
 use crate::time::BootTime;
 use crate::workload::{NodeName, Pod, PodKey};
 
-/// Answers that are kept; the oldest goes first. One is some 200 bytes.
-const CAP: usize = 4_096;
+/// Answers about single addresses that are kept; the oldest goes first. One is some 200 bytes.
+const CLAIMANTS_CAP: usize = 4_096;
+
+/// Blocks that are kept; the oldest goes first. A full block of 64 addresses is some 8 KiB.
+const BLOCKS_CAP: usize = 256;
+
+/// Addresses whose record changed lately that are kept before the old ones go.
+const CHANGES_CAP: usize = 4_096;
 
 /// How old an answer may be that says whose an address is, if the route is newer than it.
-const REUSE: Duration = Duration::from_secs(10);
+pub(crate) const REUSE: Duration = Duration::from_secs(10);
 
 /// How old an answer may be before it is asked for again while something still rests on it.
 pub(crate) const REVIEW: Duration = Duration::from_mins(1);
 
-/// The least time between two questions about one address, so that a flapping route asks no more
-/// of the API server than a quiet one.
+/// The same where nobody has anything against it but that the answer is old: a pod's own address.
+pub(crate) const RARELY: Duration = Duration::from_mins(10);
+
+/// The same where a wrong is known but not whose it is: the owner may come any moment.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// The least time between two questions about one thing, so that a flapping route asks no more of
+/// the API server than a quiet one.
 pub(crate) const PACE: Duration = Duration::from_secs(1);
 
 /// How long nobody is asked again after a question failed.
@@ -34,120 +49,241 @@ pub(crate) struct Claimant {
 }
 
 /// What is known from questions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Answers {
-    known: HashMap<IpAddr, Known>,
-    order: VecDeque<(BootTime, IpAddr)>,
-    in_flight: HashMap<IpAddr, BootTime>,
+    /// IPAM's blocks; `None` where there is no such block.
+    pub(crate) blocks: Book<Prefix, Option<Block>>,
+    /// Since when the record of an address has been what it is, where it changed under our eyes.
+    changed: HashMap<IpAddr, BootTime>,
+    /// Who may own an address: pods that run.
+    pub(crate) claimants: Book<IpAddr, Vec<Claimant>>,
+}
+
+/// Answers to one kind of question.
+#[derive(Debug)]
+pub(crate) struct Book<K, V> {
+    cap: usize,
+    known: HashMap<K, Known<V>>,
+    /// When what is known was first asked for.
+    first: HashMap<K, BootTime>,
+    order: VecDeque<(BootTime, K)>,
+    in_flight: HashMap<K, BootTime>,
 }
 
 /// One answer.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct Known<V> {
     pub(crate) asked: BootTime,
-    /// Who may own the address: pods that run, or why nobody could say.
-    pub(crate) claimants: Result<Vec<Claimant>, Box<str>>,
+    /// What was answered, or why nobody could say.
+    pub(crate) said: Result<V, Box<str>>,
 }
 
 /// How far an answer serves.
 #[derive(Debug)]
-pub(crate) enum Reading<'a> {
+pub(crate) enum Reading<'a, V> {
     /// It serves, until the given time.
-    Good(&'a Known, BootTime),
+    Good(&'a Known<V>, BootTime),
     /// It serves for now, but ask again.
-    Stale(&'a Known),
+    Stale(&'a Known<V>),
     /// A question is under way; it is given up at the given time.
     Asked(BootTime),
     /// Nothing that serves is known: ask, but not before the given time.
     Unasked(BootTime),
 }
 
+/// For what an answer has to serve.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Need {
+    /// What was asked at this time or later serves.
+    pub(crate) since: BootTime,
+    /// Now.
+    pub(crate) now: BootTime,
+    /// How long a question may be under way.
+    pub(crate) patience: Duration,
+    /// How old an answer may get before it is asked for again.
+    pub(crate) review: Duration,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self {
+            blocks: Book::new(BLOCKS_CAP),
+            changed: HashMap::new(),
+            claimants: Book::new(CLAIMANTS_CAP),
+        }
+    }
+}
+
 impl Answers {
     pub(crate) fn len(&self) -> usize {
-        self.known.len()
+        self.blocks.known.len() + self.claimants.known.len()
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.len()
+        self.blocks.in_flight.len() + self.claimants.in_flight.len()
     }
 
-    /// What is known of `address` for a route that stands since `since`.
+    /// Notes that a question was sent; false where it is under way.
+    pub(crate) fn ask(&mut self, question: Question, now: BootTime) -> bool {
+        match question {
+            Question::Block(block) => self.blocks.ask(block, now),
+            Question::Claimants(address) => self.claimants.ask(address, now),
+        }
+    }
+
+    /// Gives up on a question that was sent too long ago; true where there was one.
+    pub(crate) fn give_up(&mut self, question: Question, now: BootTime, after: Duration) -> bool {
+        match question {
+            Question::Block(block) => self.blocks.give_up(block, now, after),
+            Question::Claimants(address) => self.claimants.give_up(address, now, after),
+        }
+    }
+
+    /// Since when, at the latest, the record of the address has said what it said at `asked`.
+    pub(crate) fn recorded_since(&self, block: Prefix, address: IpAddr, asked: BootTime) -> BootTime {
+        let first = self.blocks.first.get(&block).copied().unwrap_or(asked);
+        self.changed.get(&address).map_or(first, |changed| first.max(*changed))
+    }
+
+    fn note_changes(
+        &mut self,
+        block: Prefix,
+        asked: BootTime,
+        said: &Result<Option<Block>, Box<str>>,
+    ) {
+        let Ok(new) = said else { return };
+        let Some(Known { asked: before, said: Ok(old) }) = self.blocks.known.get(&block) else {
+            return;
+        };
+        if *before > asked {
+            return;
+        }
+        let allocations = |block: &Option<Block>| {
+            block.as_ref().map(|block| block.allocations.clone()).unwrap_or_default()
+        };
+        let (old, new) = (allocations(old), allocations(new));
+        let same = |all: &[(IpAddr, Allocation)], one: &(IpAddr, Allocation)| {
+            all.binary_search_by(|(address, _)| address.cmp(&one.0)).is_ok_and(|at| all[at] == *one)
+        };
+        let gone = old.iter().filter(|one| !same(&new, one));
+        let came = new.iter().filter(|one| !same(&old, one));
+        for (address, _) in gone.chain(came) {
+            if self.changed.len() >= CHANGES_CAP {
+                // What changed long ago is no news to anybody.
+                self.changed.retain(|_, at| asked.since(*at) < REVIEW);
+            }
+            self.changed.insert(*address, asked);
+        }
+    }
+
+    /// Takes an answer; one that is older than what is known is dropped.
+    pub(crate) fn apply(&mut self, answer: Answer) {
+        let Answer { asked, reply } = answer;
+        match reply {
+            Reply::Block(block, said) => {
+                self.note_changes(block, asked, &said);
+                self.blocks.apply(block, Known { asked, said });
+            }
+            Reply::Claimants(address, pods) => {
+                let said = pods.map(|pods| {
+                    let mut owners: Vec<Claimant> = pods.iter().filter_map(Claimant::of).collect();
+                    owners.sort_by(|a, b| a.key.cmp(&b.key));
+                    owners
+                });
+                self.claimants.apply(address, Known { asked, said });
+            }
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash, V> Book<K, V> {
+    fn new(cap: usize) -> Self {
+        Self {
+            cap,
+            known: HashMap::new(),
+            first: HashMap::new(),
+            order: VecDeque::new(),
+            in_flight: HashMap::new(),
+        }
+    }
+
+    /// What is known that serves. An answer that is older than what it has to serve for may serve
+    /// up to the age of `reuse`, if `reusable` says so.
     pub(crate) fn read(
         &self,
-        address: IpAddr,
-        since: BootTime,
-        now: BootTime,
-        patience: Duration,
-    ) -> Reading<'_> {
-        let known = self.known.get(&address);
+        key: K,
+        need: Need,
+        reuse: Duration,
+        reusable: impl FnOnce(&V) -> bool,
+    ) -> Reading<'_, V> {
+        let Need { since, now, patience, review } = need;
+        let known = self.known.get(&key);
         if let Some(known) = known {
             let age = now.since(known.asked);
-            let serves_for = if known.claimants.is_ok() { REVIEW } else { RETRY };
-            let owned = known.claimants.as_ref().is_ok_and(|claimants| !claimants.is_empty());
-            if known.asked >= since || (owned && age <= REUSE) {
-                return match self.in_flight.get(&address) {
+            let serves_for = if known.said.is_ok() { review } else { RETRY };
+            if known.asked >= since
+                || (age <= reuse && known.said.as_ref().is_ok_and(reusable))
+            {
+                return match self.in_flight.get(&key) {
                     None if age >= serves_for => Reading::Stale(known),
                     Some(asked) => Reading::Good(known, asked.after(patience)),
                     None => Reading::Good(known, known.asked.after(serves_for)),
                 };
             }
         }
-        match (self.in_flight.get(&address), known) {
+        match (self.in_flight.get(&key), known) {
             (Some(asked), _) => Reading::Asked(asked.after(patience)),
             (None, Some(known)) => Reading::Unasked(known.asked.after(PACE)),
             (None, None) => Reading::Unasked(now),
         }
     }
 
-    /// When the question was sent whose answer is known.
-    pub(crate) fn asked(&self, address: IpAddr) -> Option<BootTime> {
-        self.known.get(&address).map(|known| known.asked)
+    /// The answer that is known, however old.
+    pub(crate) fn known(&self, key: K) -> Option<&Known<V>> {
+        self.known.get(&key)
     }
 
-    /// Notes that a question was sent; false where one is under way.
-    pub(crate) fn ask(&mut self, address: IpAddr, now: BootTime) -> bool {
-        let new = !self.in_flight.contains_key(&address);
+    fn ask(&mut self, key: K, now: BootTime) -> bool {
+        let new = !self.in_flight.contains_key(&key);
         if new {
-            self.in_flight.insert(address, now);
+            self.in_flight.insert(key, now);
         }
         new
     }
 
-    /// Gives up on a question that was sent too long ago; true where there was one.
-    pub(crate) fn give_up(&mut self, address: IpAddr, now: BootTime, patience: Duration) -> bool {
-        let late = self.in_flight.get(&address).is_some_and(|asked| now >= asked.after(patience));
-        if late && let Some(asked) = self.in_flight.remove(&address) {
+    fn give_up(&mut self, key: K, now: BootTime, patience: Duration) -> bool {
+        let late = self.in_flight.get(&key).is_some_and(|asked| now >= asked.after(patience));
+        if late && let Some(asked) = self.in_flight.remove(&key) {
             let why = format!("no answer within {patience:?}").into();
-            self.keep(address, Known { asked, claimants: Err(why) });
+            self.keep(key, Known { asked, said: Err(why) });
         }
         late
     }
 
-    /// Takes an answer; one that is older than what is known is dropped.
-    pub(crate) fn apply(&mut self, answer: Answer) {
-        let Answer { address, asked, claimants } = answer;
-        if self.in_flight.get(&address).is_some_and(|sent| *sent <= asked) {
-            self.in_flight.remove(&address);
+    fn apply(&mut self, key: K, answer: Known<V>) {
+        if self.in_flight.get(&key).is_some_and(|sent| *sent <= answer.asked) {
+            self.in_flight.remove(&key);
         }
-        if self.known.get(&address).is_some_and(|known| known.asked > asked) {
-            return;
+        if self.known.get(&key).is_none_or(|known| known.asked <= answer.asked) {
+            self.keep(key, answer);
         }
-        let claimants = claimants.map(|pods| {
-            let mut owners: Vec<Claimant> = pods.iter().filter_map(Claimant::of).collect();
-            owners.sort_by(|a, b| a.key.cmp(&b.key));
-            owners
-        });
-        self.keep(address, Known { asked, claimants });
     }
 
-    fn keep(&mut self, address: IpAddr, known: Known) {
-        self.order.push_back((known.asked, address));
-        self.known.insert(address, known);
-        while self.order.len() > CAP {
-            if let Some((asked, address)) = self.order.pop_front()
-                && self.known.get(&address).is_some_and(|known| known.asked == asked)
+    fn keep(&mut self, key: K, known: Known<V>) {
+        self.order.push_back((known.asked, key));
+        if known.said.is_ok() {
+            self.first.entry(key).or_insert(known.asked);
+        } else {
+            // What was said before the failure may have changed since.
+            self.first.remove(&key);
+        }
+        self.known.insert(key, known);
+        while self.order.len() > self.cap {
+            if let Some((asked, key)) = self.order.pop_front()
+                && self.known.get(&key).is_some_and(|known| known.asked == asked)
             {
-                self.known.remove(&address);
+                self.known.remove(&key);
+                self.first.remove(&key);
             }
         }
     }

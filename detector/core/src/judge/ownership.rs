@@ -1,12 +1,19 @@
 //! Whose an address is.
+//!
+//! In the order of trust: what those who run the cluster gave out (addresses of nodes and Services,
+//! IPAM's record), then a pod that has had the address from the first and whose interface stands
+//! here, then what Services and pods elsewhere say of themselves.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::Judge;
 use super::words::victim_of;
-use crate::facts::answers::{Claimant, Known, Reading};
+use crate::claim::{Allocation, Block, PodHolder};
+use crate::facts::answers::{Claimant, Known, Need, REUSE, REVIEW, Reading, SOON};
 use crate::facts::pods::LocalPod;
 use crate::finding::{Evidence, Victim, Witness};
+use crate::observation::Question;
 use crate::route::Prefix;
 use crate::time::BootTime;
 use crate::workload::{NodeName, PodKey};
@@ -15,10 +22,14 @@ use crate::workload::{NodeName, PodKey};
 pub(super) enum Ownership {
     /// It is somebody's.
     Owned { victim: Victim, presence: Presence, evidence: Evidence },
+    /// IPAM's record says that it is the asker's own. Looked at again at the given time.
+    Own(BootTime),
     /// It is nobody else's, as far as the whole cluster tells.
     Unowned {
         /// Whether the pod in question itself is said to have it.
         claimed: bool,
+        /// Whether IPAM was asked, and has no record.
+        unrecorded: bool,
     },
     /// Being asked; decided at the given time at the latest.
     Pending(BootTime),
@@ -31,11 +42,41 @@ pub(super) enum Ownership {
 pub(super) enum Presence {
     /// A pod of this node whose interface stands: there is nothing to wait for.
     Attached,
+    /// IPAM's record names it, which is written before a route and taken back after it.
+    Recorded,
     /// A node, or a pod of another node that is not on its way out.
     Elsewhere,
     /// A pod that may just not be known to have ended.
     Unsure,
 }
+
+/// What IPAM's record says of an address.
+pub(super) enum Record<'a> {
+    /// There is none to be had: IPAM is not Calico's, or nobody has told yet.
+    Absent,
+    /// Being read; decided at the given time at the latest.
+    Pending(BootTime),
+    /// It could not be read.
+    Unreadable { why: Box<str>, again: BootTime },
+    /// The address is free.
+    Free { known: Reference, again: BootTime },
+    /// The address is somebody's.
+    Taken { allocation: &'a Allocation, known: Reference, again: BootTime },
+}
+
+/// Which reading of the record it was.
+#[derive(Clone, Copy)]
+pub(super) struct Reference {
+    /// The block.
+    pub(super) block: Prefix,
+    /// When it was read.
+    pub(super) asked: BootTime,
+    /// Since when, at the latest, the record has said this.
+    pub(super) since: BootTime,
+}
+
+/// Who asks: whether a pod on a node is the one in question.
+pub(super) type IsSelf<'f> = &'f dyn Fn(&PodKey, Option<&NodeName>) -> bool;
 
 impl<'a> Judge<'a> {
     /// The pod of this node that has had the address from the first and whose interface stands.
@@ -61,10 +102,18 @@ impl<'a> Judge<'a> {
         &mut self,
         address: IpAddr,
         since: BootTime,
-        is_self: &dyn Fn(&PodKey, &NodeName) -> bool,
+        is_self: IsSelf<'_>,
     ) -> Ownership {
+        if let Some((victim, text)) = self.given(address) {
+            let evidence = Evidence { at: self.now, witness: Witness::Api, text: text.into() };
+            return Ownership::Owned { victim, presence: Presence::Elsewhere, evidence };
+        }
+        let record = self.record(address, since, REVIEW, is_self);
+        if let Record::Taken { allocation, known, again } = record {
+            return self.recorded(address, allocation, known, again, is_self);
+        }
         let others = |pod: &&LocalPod| {
-            pod.can_own() && pod.had_first(address) && !is_self(&pod.pod.key, &pod.pod.node)
+            pod.can_own() && pod.had_first(address) && !is_self(&pod.pod.key, Some(&pod.pod.node))
         };
         let here = self.facts.pods.with_address(address).filter(others);
         if let Some(pod) = here.into_iter().find(|pod| self.facts.is_attached(pod)) {
@@ -79,51 +128,182 @@ impl<'a> Judge<'a> {
                 evidence: self.first_address_evidence(pod, address),
             };
         }
-        if let Some(node) = self.facts.nodes.owner(address) {
-            let text = format!("{address} is an address of node {node}").into();
+        let unrecorded = match record {
+            Record::Pending(until) => return Ownership::Pending(until),
+            Record::Free { .. } => true,
+            _ => false,
+        };
+        if let Some((service, field)) = self.facts.services.claimants(address).first() {
+            let text = format!("service {service} has {address} in its {}", field.as_str());
             return Ownership::Owned {
-                victim: Victim::Node(node.clone()),
+                victim: Victim::Service(service.clone()),
                 presence: Presence::Elsewhere,
-                evidence: Evidence { at: self.now, witness: Witness::Api, text },
+                evidence: Evidence { at: self.now, witness: Witness::Api, text: text.into() },
             };
         }
-        let patience = self.facts.settings.answer;
-        match self.facts.answers.read(address, since, self.now, patience) {
-            Reading::Good(known, again) => self.answered(address, known, again, since, is_self),
+        let need = self.need(since, REVIEW);
+        self.rests.insert(Question::Claimants(address));
+        let claimants = &self.facts.answers.claimants;
+        match claimants.read(address, need, REUSE, |claimants| !claimants.is_empty()) {
+            Reading::Good(known, again) => {
+                self.answered(address, known, again, since, unrecorded, is_self)
+            }
             Reading::Stale(known) => {
-                self.asks.push(address);
-                self.answered(address, known, self.now.after(patience), since, is_self)
+                self.asks.insert(Question::Claimants(address));
+                let again = self.now.after(need.patience);
+                self.answered(address, known, again, since, unrecorded, is_self)
             }
             Reading::Asked(until) => Ownership::Pending(until),
             Reading::Unasked(from) if from <= self.now => {
-                self.asks.push(address);
-                Ownership::Pending(self.now.after(patience))
+                self.asks.insert(Question::Claimants(address));
+                Ownership::Pending(self.now.after(need.patience))
             }
             Reading::Unasked(from) => Ownership::Pending(from),
         }
     }
 
+    /// Who was given the address by those who run the cluster, with the words for it.
+    pub(super) fn given(&self, address: IpAddr) -> Option<(Victim, String)> {
+        if let Some(node) = self.facts.nodes.owner(address) {
+            let text = format!("{address} is an address of node {node}");
+            return Some((Victim::Node(node.clone()), text));
+        }
+        if let Some(service) = self.facts.services.owner(address) {
+            let text = format!("{address} is the cluster address of service {service}");
+            return Some((Victim::Service(service.clone()), text));
+        }
+        is_metadata(address).then(|| {
+            (Victim::Metadata, format!("{address} is where clouds hand out credentials of nodes"))
+        })
+    }
+
+    /// What IPAM's record says of an address. May ask.
+    pub(super) fn record(
+        &mut self,
+        address: IpAddr,
+        since: BootTime,
+        review: Duration,
+        is_self: IsSelf<'_>,
+    ) -> Record<'a> {
+        // What is older than the route serves only where it speaks for the asker.
+        let reusable = |block: &Option<Block>| {
+            let allocation = block.as_ref().and_then(|block| block.allocation(address));
+            allocation.is_some_and(|allocation| names(allocation, is_self))
+        };
+        self.record_if(address, since, review, REUSE, reusable)
+    }
+
+    /// The same, where an answer of at most `reuse` that is older than `since` serves if `reusable`.
+    pub(super) fn record_if(
+        &mut self,
+        address: IpAddr,
+        since: BootTime,
+        review: Duration,
+        reuse: Duration,
+        reusable: impl FnOnce(&Option<Block>) -> bool,
+    ) -> Record<'a> {
+        let Some(block) = self.facts.pools.block_of(address) else { return Record::Absent };
+        let question = Question::Block(block);
+        self.rests.insert(question);
+        let need = self.need(since, review);
+        let (known, again) = match self.facts.answers.blocks.read(block, need, reuse, reusable) {
+            Reading::Good(known, again) => (known, again),
+            Reading::Stale(known) => {
+                self.asks.insert(question);
+                (known, self.now.after(need.patience))
+            }
+            Reading::Asked(until) => return Record::Pending(until),
+            Reading::Unasked(from) if from <= self.now => {
+                self.asks.insert(question);
+                return Record::Pending(self.now.after(need.patience));
+            }
+            Reading::Unasked(from) => return Record::Pending(from),
+        };
+        match &known.said {
+            Err(why) => Record::Unreadable { why: why.clone(), again },
+            Ok(said) => {
+                let since = self.facts.answers.recorded_since(block, address, known.asked);
+                let reference = Reference { block, asked: known.asked, since };
+                match said.as_ref().and_then(|block| block.allocation(address)) {
+                    Some(allocation) => Record::Taken { allocation, known: reference, again },
+                    None => Record::Free { known: reference, again },
+                }
+            }
+        }
+    }
+
     /// When to look again at a verdict that rests on an answer.
     pub(super) fn review(&self) -> BootTime {
-        self.now.after(crate::facts::answers::REVIEW)
+        self.now.after(REVIEW)
+    }
+
+    /// The same where a wrong is known but not whose the address is.
+    pub(super) fn soon(&self) -> BootTime {
+        self.now.after(SOON)
+    }
+
+    fn need(&self, since: BootTime, review: Duration) -> Need {
+        Need { since, now: self.now, patience: self.facts.settings.answer, review }
+    }
+
+    fn recorded(
+        &self,
+        address: IpAddr,
+        allocation: &Allocation,
+        known: Reference,
+        again: BootTime,
+        is_self: IsSelf<'_>,
+    ) -> Ownership {
+        if names(allocation, is_self) {
+            return Ownership::Own(again);
+        }
+        let (victim, evidence) = self.recorded_owner(address, allocation, known);
+        Ownership::Owned { victim, presence: Presence::Recorded, evidence }
+    }
+
+    /// Who has the address by the record, with the evidence for it.
+    pub(super) fn recorded_owner(
+        &self,
+        address: IpAddr,
+        allocation: &Allocation,
+        known: Reference,
+    ) -> (Victim, Evidence) {
+        let (victim, whose) = match allocation {
+            Allocation::Pod { owner, .. } => {
+                let key = owner.key.clone();
+                let victim = Victim::Pod { key, node: owner.node.clone() };
+                let whose = victim.to_string();
+                (victim, whose)
+            }
+            Allocation::Node { node, kind } => {
+                (Victim::Node(node.clone()), format!("node {node} ({kind})"))
+            }
+            Allocation::Service(service) => {
+                (Victim::Service(service.clone()), format!("service {service}"))
+            }
+            Allocation::Other(handle) => (Victim::Nobody, format!("handle {handle}")),
+        };
+        let text = format!("IPAM block {} gives {address} to {whose}", known.block).into();
+        (victim, Evidence { at: known.asked, witness: Witness::Ipam, text })
     }
 
     fn answered(
         &mut self,
         address: IpAddr,
-        known: &Known,
+        known: &Known<Vec<Claimant>>,
         again: BootTime,
         since: BootTime,
-        is_self: &dyn Fn(&PodKey, &NodeName) -> bool,
+        unrecorded: bool,
+        is_self: IsSelf<'_>,
     ) -> Ownership {
-        let claimants = match &known.claimants {
+        let claimants = match &known.said {
             Ok(claimants) => claimants,
             Err(why) => return Ownership::Unanswered { why: why.clone(), again },
         };
         let mut others =
-            claimants.iter().filter(|claimant| !is_self(&claimant.key, &claimant.node));
+            claimants.iter().filter(|claimant| !is_self(&claimant.key, Some(&claimant.node)));
         let Some(owner) = others.next() else {
-            return Ownership::Unowned { claimed: !claimants.is_empty() };
+            return Ownership::Unowned { claimed: !claimants.is_empty(), unrecorded };
         };
         let presence = self.presence(owner);
         // Of an owner that is on its way out, or whose interface is gone, the API server may just
@@ -133,7 +313,7 @@ impl<'a> Judge<'a> {
             if self.now < confirm {
                 return Ownership::Pending(confirm);
             }
-            self.asks.push(address);
+            self.asks.insert(Question::Claimants(address));
             return Ownership::Pending(self.now.after(self.facts.settings.answer));
         }
         let text = format!(
@@ -144,7 +324,7 @@ impl<'a> Judge<'a> {
             victim: if owner.host_network {
                 Victim::Node(owner.node.clone())
             } else {
-                Victim::Pod { key: owner.key.clone(), node: owner.node.clone() }
+                Victim::Pod { key: owner.key.clone(), node: Some(owner.node.clone()) }
             },
             presence,
             evidence: Evidence { at: known.asked, witness: Witness::Api, text: text.into() },
@@ -156,5 +336,23 @@ impl<'a> Judge<'a> {
     fn presence(&self, owner: &Claimant) -> Presence {
         let elsewhere = owner.host_network || owner.node != self.facts.settings.node;
         if elsewhere && !owner.terminating { Presence::Elsewhere } else { Presence::Unsure }
+    }
+}
+
+/// Whether the record names the asker, or the asker as who takes over in a live migration.
+pub(super) fn names(allocation: &Allocation, is_self: IsSelf<'_>) -> bool {
+    let Allocation::Pod { owner, heir } = allocation else { return false };
+    [Some(owner), heir.as_ref()]
+        .into_iter()
+        .flatten()
+        .any(|PodHolder { key, node }| is_self(key, node.as_ref()))
+}
+
+/// The addresses at which clouds hand out a node's credentials: of AWS, Azure, Google, `OpenStack` and
+/// others, and of AWS by IPv6.
+fn is_metadata(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.octets() == [169, 254, 169, 254],
+        IpAddr::V6(address) => address.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],
     }
 }

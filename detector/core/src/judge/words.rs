@@ -3,13 +3,16 @@
 use std::net::IpAddr;
 
 use super::{Judge, Leg};
+use crate::claim::{Ipam, Spread};
 use crate::facts::Identity;
 use crate::facts::links::KnownLink;
 use crate::facts::pods::LocalPod;
 use crate::finding::{
-    Attacker, Certainty, Charge, Effect, Evidence, Extent, Means, Severity, Victim, Witness,
+    Attacker, Certainty, Charge, Effect, Evidence, Extent, Means, Reach, Scope, Severity, Victim,
+    Witness,
 };
 use crate::policy::Feature;
+use crate::route::{NextHop, Prefix};
 
 impl Judge<'_> {
     /// A charge against a leg, with what the kernel says of it; the caller adds the rest.
@@ -47,8 +50,43 @@ impl Judge<'_> {
             attacker: self.attacker_of_leg(leg),
             victim,
             reason: Box::default(),
+            reach: self.reach(route.prefix, leg.hop),
             evidence,
             missing: self.facts.missing(),
+        }
+    }
+
+    /// Which nodes a route bears on. BIRD exports a host route that lies in a pool and in no block of
+    /// its own node (confd's bird.cfg.template, `calico_aggr` and the pool filter after it).
+    pub(super) fn reach(&self, prefix: Prefix, hop: Option<NextHop>) -> Reach {
+        let reach = |scope, why: &str| Reach { scope, why: why.into() };
+        if hop.is_some_and(|hop| hop.gateway.is_some()) {
+            return reach(Scope::Unknown, "other nodes may have the same route");
+        }
+        let address = prefix.address();
+        match (self.facts.pools.ipam, self.facts.pools.spread(address)) {
+            (Ipam::Unknown, _) => reach(Scope::Unknown, "the pools are not known"),
+            (_, None) => reach(Scope::Node, "the address is in no pool, so BGP does not export it"),
+            (_, Some(Spread::Contained)) => {
+                reach(Scope::Node, "routes of the address's pool are not exported by BGP")
+            }
+            (_, Some(Spread::Bgp)) => {
+                let block = self.facts.pools.block_of(address);
+                let known = block.and_then(|block| self.facts.answers.blocks.known(block));
+                match known.and_then(|known| known.said.as_ref().ok()) {
+                    None => reach(Scope::Unknown, "the block of the address is not known"),
+                    Some(Some(block))
+                        if block.affinity.as_ref() == Some(&self.facts.settings.node) =>
+                    {
+                        reach(Scope::Node, "the node exports its own blocks as a whole only")
+                    }
+                    Some(_) => reach(
+                        Scope::Cluster,
+                        "the address is in a BGP pool and in no block of this node, so every node \
+                         learns the route",
+                    ),
+                }
+            }
         }
     }
 
@@ -193,5 +231,5 @@ impl Judge<'_> {
 
 /// The pod as a victim.
 pub(super) fn victim_of(pod: &LocalPod) -> Victim {
-    Victim::Pod { key: pod.pod.key.clone(), node: pod.pod.node.clone() }
+    Victim::Pod { key: pod.pod.key.clone(), node: Some(pod.pod.node.clone()) }
 }

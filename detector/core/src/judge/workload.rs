@@ -2,13 +2,15 @@
 
 use std::net::IpAddr;
 
-use super::ownership::{Ownership, Presence};
+use super::ownership::{Ownership, Presence, Record, names};
 use super::words::victim_of;
 use super::{Doubt, Judge, Leg, Verdict};
-use crate::facts::Identity;
+use crate::facts::answers::RARELY;
+use crate::facts::{Facts, Identity};
 use crate::facts::links::KnownLink;
 use crate::facts::pods::LocalPod;
 use crate::finding::{Certainty, Effect, Evidence, Extent, Severity, Victim, Witness};
+use crate::observation::Question;
 use crate::policy::{Feature, Permission};
 use crate::time::BootTime;
 use crate::workload::{NodeName, PodKey};
@@ -28,7 +30,7 @@ impl Judge<'_> {
         };
         match identity {
             Identity::Pod(pod) if pod.can_own() && pod.had_first(address) => {
-                self.own_address(leg, pod, address)
+                self.own_address(leg, link, pod, address)
             }
             Identity::Pod(pod) if pod.established.is_some() => {
                 self.foreign_address(leg, link, pod, address)
@@ -72,8 +74,32 @@ impl Judge<'_> {
         Verdict::Charged(Box::new(charge), None)
     }
 
-    /// The pod's own address: right, unless another pod of the node had it before and is there.
-    fn own_address(&self, leg: Leg<'_>, pod: &LocalPod, address: IpAddr) -> Verdict {
+    /// The address that the pod has shown from the first: right, unless IPAM gave it to somebody
+    /// else, or another pod of the node had it before and is there.
+    fn own_address(
+        &mut self,
+        leg: Leg<'_>,
+        link: &KnownLink,
+        pod: &LocalPod,
+        address: IpAddr,
+    ) -> Verdict {
+        let facts = self.facts;
+        let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
+        // The allocation is older than the route, so a reading that is older than the route but
+        // names the pod serves.
+        let (unrecorded, again) = match self.record(address, leg.entry.since, RARELY, &is_self) {
+            Record::Taken { allocation, again, .. } if names(allocation, &is_self) => {
+                return Verdict::Entitled(Some(again));
+            }
+            Record::Taken { allocation, known, .. } => {
+                let (victim, evidence) = self.recorded_owner(address, allocation, known);
+                return self.taken(leg, link, Some(pod), address, victim, evidence);
+            }
+            Record::Free { again, .. } => (!self.may_bypass(pod, address), Some(again)),
+            Record::Pending(until) => return Verdict::Doubt(Doubt { until: Some(until) }),
+            Record::Unreadable { again, .. } => (false, Some(again)),
+            Record::Absent => (false, None),
+        };
         let earlier = |other: &&LocalPod| {
             other.pod.key != pod.pod.key
                 && other.can_own()
@@ -81,24 +107,64 @@ impl Judge<'_> {
                 && other.established < pod.established
                 && self.facts.is_attached(other)
         };
-        let Some(owner) = self.facts.pods.with_address(address).find(earlier) else {
-            return Verdict::Entitled(None);
-        };
-        let since = leg.entry.since.max(pod.established.unwrap_or_default());
-        let until = since.after(self.facts.settings.settle);
-        if self.now < until {
-            return Verdict::Doubt(Doubt { until: Some(until) });
+        if let Some(owner) = self.facts.pods.with_address(address).find(earlier) {
+            let since = leg.entry.since.max(pod.established.unwrap_or_default());
+            let until = since.after(self.facts.settings.settle);
+            if self.now < until {
+                return Verdict::Doubt(Doubt { until: Some(until) });
+            }
+            let victim = victim_of(owner);
+            let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
+            charge.severity = Severity::Critical;
+            charge.reason = format!(
+                "pod {} says that {address} is its own, but pod {} had it before and still runs \
+                 here",
+                pod.pod.key, owner.pod.key
+            )
+            .into();
+            charge.evidence.push(self.first_address_evidence(owner, address));
+            return Verdict::Charged(Box::new(charge), again);
         }
-        let victim = victim_of(owner);
-        let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
-        charge.severity = Severity::Critical;
+        if let Some((victim, text)) = self.given(address) {
+            let evidence = self.evidence(Witness::Api, text);
+            return self.taken(leg, link, Some(pod), address, victim, evidence);
+        }
+        if unrecorded {
+            if let Some(wait) = self.confirm(leg, address, self.facts.settings.newborn) {
+                return wait;
+            }
+            return self.unrecorded(leg, link, pod, address);
+        }
+        Verdict::Entitled(again)
+    }
+
+    /// Calico's IPAM is in use, but has no record of an address that a pod says is its own. How it
+    /// came to it is not known, so neither is whose it is.
+    fn unrecorded(
+        &self,
+        leg: Leg<'_>,
+        link: &KnownLink,
+        pod: &LocalPod,
+        address: IpAddr,
+    ) -> Verdict {
+        let mut charge = self.charge(leg, Victim::Nobody, Effect::Intercept, Extent::Squat);
+        charge.certainty = Certainty::Unproven;
+        charge.severity = Severity::Medium;
         charge.reason = format!(
-            "pod {} says that {address} is its own, but pod {} had it before and still runs here",
-            pod.pod.key, owner.pod.key
+            "{} receives traffic for {address}, which Calico's IPAM did not give to it or to \
+             anybody{}",
+            self.who(link),
+            self.because(pod, address)
         )
         .into();
-        charge.evidence.push(self.first_address_evidence(owner, address));
-        Verdict::Charged(Box::new(charge), None)
+        self.add_claims(&mut charge, pod, address);
+        Verdict::Charged(Box::new(charge), Some(self.soon()))
+    }
+
+    /// Whether the pod may have the address without IPAM's knowing: it asked for it so, and the CNI
+    /// plugin lets pods do that (`feature_control.ip_addrs_no_ipam`).
+    fn may_bypass(&self, pod: &LocalPod, address: IpAddr) -> bool {
+        self.facts.felix.bypass == Some(true) && pod.pod.bypassing_addresses.contains(&address)
     }
 
     /// A pod that has its address gets the route of another one.
@@ -111,9 +177,11 @@ impl Judge<'_> {
     ) -> Verdict {
         let floating = pod.pod.floating_addresses.contains(&address);
         let permission = self.facts.allow.permission(address, &pod.pod);
-        let is_self = |key: &PodKey, _: &NodeName| *key == pod.pod.key;
+        let facts = self.facts;
+        let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
         let owner = self.ownership(address, leg.entry.since, &is_self);
         match (owner, permission) {
+            (Ownership::Own(again), _) => Verdict::Entitled(Some(again)),
             (Ownership::Owned { victim, evidence, presence }, _) => {
                 if presence == Presence::Unsure
                     && let Some(wait) = self.wait(leg, self.facts.settings.settle)
@@ -150,11 +218,16 @@ impl Judge<'_> {
             (Ownership::Unowned { .. }, Permission::Allowed(_)) if !self.feature_off() => {
                 Verdict::Entitled(Some(self.review()))
             }
-            (Ownership::Unowned { claimed }, permission) => {
+            (Ownership::Unowned { claimed, unrecorded }, permission) => {
                 let said = claimed
                     || pod.pod.annotated_addresses.contains(&address)
                     || pod.pod.addresses.contains(&address);
-                if said && !floating && matches!(permission, Permission::Unlisted) {
+                let plausible = if unrecorded {
+                    self.may_bypass(pod, address)
+                } else {
+                    self.in_range(pod, address)
+                };
+                if said && plausible && !floating && matches!(permission, Permission::Unlisted) {
                     // A new sandbox of the same pod gets a new address; nobody else has it.
                     return Verdict::Entitled(Some(self.review()));
                 }
@@ -165,9 +238,20 @@ impl Judge<'_> {
                 if !floating && let Some(wait) = self.confirm(leg, address, patience) {
                     return wait;
                 }
-                self.unapproved(leg, link, pod, address, permission, Some(self.review()))
+                self.unapproved(leg, link, pod, address, permission, Some(self.soon()))
             }
         }
+    }
+
+    /// Whether the address can be the pod's where no record says whose addresses are: where the
+    /// pod's first address lies in the node's range for pods, as host-local IPAM has it, all do.
+    fn in_range(&self, pod: &LocalPod, address: IpAddr) -> bool {
+        let range = |address: IpAddr| {
+            self.facts.nodes.has_in_pod_prefixes(&self.facts.settings.node, address)
+        };
+        let alike = |first: &&IpAddr| first.is_ipv4() == address.is_ipv4();
+        let first = pod.first_addresses.iter().find(alike).and_then(|first| range(*first));
+        first != Some(true) || range(address) != Some(false)
     }
 
     /// Whether a floating IP is wrong whoever owns the address.
@@ -238,7 +322,8 @@ impl Judge<'_> {
         pod: &LocalPod,
         address: IpAddr,
     ) -> Verdict {
-        let is_self = |key: &PodKey, _: &NodeName| *key == pod.pod.key;
+        let facts = self.facts;
+        let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
         let owner = self.ownership(address, leg.entry.since, &is_self);
         match owner {
             Ownership::Owned { victim, evidence, presence } => {
@@ -250,6 +335,13 @@ impl Judge<'_> {
                 self.taken(leg, link, Some(pod), address, victim, evidence)
             }
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
+            Ownership::Own(again) => Verdict::Entitled(Some(again)),
+            Ownership::Unowned { unrecorded: true, .. } if !self.may_bypass(pod, address) => {
+                if let Some(wait) = self.confirm(leg, address, self.facts.settings.newborn) {
+                    return wait;
+                }
+                self.unrecorded(leg, link, pod, address)
+            }
             // The pod is real, the interface is its own and nobody else has the address.
             Ownership::Unowned { .. } => Verdict::Entitled(Some(self.review())),
             Ownership::Unanswered { again, .. } => Verdict::Doubt(Doubt { until: Some(again) }),
@@ -274,8 +366,8 @@ impl Judge<'_> {
         let prefixes = &self.facts.settings.interface_prefixes;
         // A pod of another node is not behind it, whatever the interface is called.
         let here = &self.facts.settings.node;
-        let is_self = |key: &PodKey, node: &NodeName| {
-            node == here
+        let is_self = |key: &PodKey, node: Option<&NodeName>| {
+            node.is_none_or(|node| node == here)
                 && prefixes
                     .iter()
                     .any(|prefix| key.interface(prefix).as_ref() == Some(&link.first_name))
@@ -300,7 +392,10 @@ impl Judge<'_> {
                 self.taken(leg, link, None, address, victim, evidence)
             }
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
-            Ownership::Unowned { claimed: true } => Verdict::Entitled(Some(self.review())),
+            Ownership::Own(again) => Verdict::Entitled(Some(again)),
+            Ownership::Unowned { claimed: true, unrecorded: false } => {
+                Verdict::Entitled(Some(self.review()))
+            }
             _ if self.facts.blind.contains_key(&crate::observation::Sense::Pods) => {
                 // A pod that we cannot see may well be there.
                 Verdict::Doubt(Doubt { until: None })
@@ -371,7 +466,11 @@ impl Judge<'_> {
     /// pod's address.
     fn stray(&mut self, leg: Leg<'_>, link: &KnownLink, address: IpAddr) -> Verdict {
         match self.ownership(address, leg.entry.since, &|_, _| false) {
-            Ownership::Owned { victim: Victim::Node(_), .. }
+            Ownership::Owned {
+                victim: Victim::Node(_) | Victim::Service(_) | Victim::Metadata,
+                ..
+            }
+            | Ownership::Own(_)
             | Ownership::Unowned { .. }
             | Ownership::Unanswered { .. } => Verdict::Irrelevant,
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
@@ -421,11 +520,20 @@ impl Judge<'_> {
         if let Some(wait) = self.wait(leg, patience) {
             return Some(wait);
         }
-        let asked = self.facts.answers.asked(address);
-        if asked.is_some_and(|asked| asked >= leg.entry.since.after(patience)) {
+        let due = leg.entry.since.after(patience);
+        let answers = &self.facts.answers;
+        let block = self.facts.pools.block_of(address);
+        let read = |block| answers.blocks.known(block).is_some_and(|known| known.asked >= due);
+        let mut missing = Vec::new();
+        if !answers.claimants.known(address).is_some_and(|known| known.asked >= due) {
+            missing.push(Question::Claimants(address));
+        }
+        missing.extend(block.filter(|block| !read(*block)).map(Question::Block));
+        if missing.is_empty() {
             return None;
         }
-        self.asks.push(address);
+        self.rests.extend(missing.iter().copied());
+        self.asks.extend(missing);
         Some(Verdict::Doubt(Doubt { until: Some(self.now.after(self.facts.settings.answer)) }))
     }
 
@@ -434,6 +542,16 @@ impl Judge<'_> {
         let until = leg.entry.since.after(patience);
         (self.now < until).then_some(Verdict::Doubt(Doubt { until: Some(until) }))
     }
+}
+
+/// Whether the key and node are those of this pod of this node.
+pub(super) fn is_here(
+    facts: &Facts,
+    key: &PodKey,
+    node: Option<&NodeName>,
+    pod: &LocalPod,
+) -> bool {
+    *key == pod.pod.key && node.is_none_or(|node| *node == facts.settings.node)
 }
 
 /// Prefixes of this length and longer are named by the pod that they hit, wider ones by themselves.

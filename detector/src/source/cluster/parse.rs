@@ -85,6 +85,9 @@ pub fn pod(pod: &api::Pod) -> Result<Parsed<Pod>, Rejection> {
         addresses: reader.status_addresses(status),
         annotated_addresses: reader.annotated_addresses(),
         floating_addresses: reader.floating_addresses(),
+        annotated_prefixes: Vec::new(),
+        source_prefixes: Vec::new(),
+        bypassing_addresses: Vec::new(),
         sandbox,
     };
     Ok(Parsed { value, rejections: reader.rejections })
@@ -105,7 +108,7 @@ pub fn node(node: &api::Node) -> Result<Parsed<Node>, Rejection> {
             reader.take(&mut addresses, key, text, |text| cidr_or_ip(text).map(|(ip, _)| ip));
         }
     }
-    let value = Node { name: NodeName(name), addresses: addresses.0 };
+    let value = Node { name: NodeName(name), addresses: addresses.0, pod_prefixes: Vec::new() };
     Ok(Parsed { value, rejections: reader.rejections })
 }
 

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use detector_core::observation::{Answer, Observation, Question, What};
+use detector_core::observation::{Answer, Observation, Question, Reply, What};
 use detector_core::workload::Pod;
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1 as api;
@@ -55,7 +55,10 @@ pub(super) async fn run(
 }
 
 async fn ask(api: &Api<api::Pod>, question: Question, counters: &Counters) -> Answer {
-    let address = question.address;
+    let Question::Claimants(address) = question else {
+        let why = "blocks are not read yet".into();
+        return Answer { asked: clock::now(), reply: Reply::failed(question, why) };
+    };
     let asked = clock::now();
     Counters::increment(&counters.questions);
     let fields = format!("status.podIP={address}");
@@ -78,7 +81,7 @@ async fn ask(api: &Api<api::Pod>, question: Question, counters: &Counters) -> An
     if claimants.is_err() {
         Counters::increment(&counters.unanswered);
     }
-    Answer { address, asked, claimants }
+    Answer { asked, reply: Reply::Claimants(address, claimants) }
 }
 
 #[cfg(test)]

@@ -1,0 +1,202 @@
+//! What the cluster's own objects say of addresses: nodes, pools and Services.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use crate::claim::{Ipam, Pool, Service, ServiceKey, Spread};
+use crate::finding::Field;
+use crate::observation::Node;
+use crate::route::Prefix;
+use crate::workload::NodeName;
+
+/// Nodes of the cluster.
+#[derive(Debug, Default)]
+pub(crate) struct Nodes {
+    by_name: HashMap<NodeName, Node>,
+    by_address: HashMap<IpAddr, NodeName>,
+}
+
+/// IP pools, and who gives addresses at all.
+#[derive(Debug, Default)]
+pub(crate) struct Pools {
+    pub(crate) ipam: Ipam,
+    pools: Vec<Pool>,
+}
+
+/// Services of the cluster.
+#[derive(Debug, Default)]
+pub(crate) struct Services {
+    by_key: HashMap<ServiceKey, Service>,
+    cluster: HashMap<IpAddr, ServiceKey>,
+    /// Addresses that Services say are theirs, with who says so and where.
+    claimed: HashMap<IpAddr, Vec<(ServiceKey, Field)>>,
+}
+
+// === impl Nodes ===
+
+impl Nodes {
+    pub(crate) fn owner(&self, address: IpAddr) -> Option<&NodeName> {
+        self.by_address.get(&address)
+    }
+
+    /// Whether the address is in the range that the node has for its pods.
+    pub(crate) fn has_in_pod_prefixes(&self, node: &NodeName, address: IpAddr) -> Option<bool> {
+        let prefixes = &self.by_name.get(node)?.pod_prefixes;
+        let mut family = prefixes.iter().filter(|p| p.is_ipv4() == address.is_ipv4()).peekable();
+        family.peek()?;
+        Some(family.any(|prefix| prefix.contains(address)))
+    }
+
+    /// Takes a node's addresses; gives those that changed hands.
+    pub(crate) fn apply(&mut self, node: Node) -> Vec<IpAddr> {
+        let mut touched = self.delete(&node.name);
+        for address in &node.addresses {
+            self.by_address.insert(*address, node.name.clone());
+        }
+        touched.extend(&node.addresses);
+        self.by_name.insert(node.name.clone(), node);
+        touched
+    }
+
+    /// Forgets a node; gives the addresses that are free now.
+    pub(crate) fn delete(&mut self, name: &NodeName) -> Vec<IpAddr> {
+        let addresses = self.by_name.remove(name).map(|node| node.addresses).unwrap_or_default();
+        for address in &addresses {
+            if self.by_address.get(address) == Some(name) {
+                self.by_address.remove(address);
+            }
+        }
+        addresses
+    }
+
+    /// Takes a full listing; gives every address that was or is a node's.
+    pub(crate) fn reset(&mut self, nodes: Vec<Node>) -> Vec<IpAddr> {
+        let mut touched: Vec<IpAddr> =
+            self.by_address.drain().map(|(address, _)| address).collect();
+        self.by_name.clear();
+        for node in nodes {
+            touched.extend(self.apply(node));
+        }
+        touched
+    }
+}
+
+// === impl Pools ===
+
+impl Pools {
+    /// Takes all pools; true where that is news.
+    pub(crate) fn reset(&mut self, mut pools: Vec<Pool>) -> bool {
+        pools.sort();
+        let news = pools != self.pools;
+        self.pools = pools;
+        news
+    }
+
+    /// The pool that the address is in: the smallest, where pools overlap against the rules.
+    pub(crate) fn of(&self, address: IpAddr) -> Option<&Pool> {
+        let holding = self.pools.iter().filter(|pool| pool.cidr.contains(address));
+        holding.max_by_key(|pool| pool.cidr.length())
+    }
+
+    /// The block whose record would say whose the address is; `None` where IPAM is not Calico's.
+    /// Of an address in no pool, which may be what is left of a pool that was deleted, it is the
+    /// block of the usual size.
+    pub(crate) fn block_of(&self, address: IpAddr) -> Option<Prefix> {
+        if self.ipam == Ipam::Other {
+            return None;
+        }
+        match self.of(address) {
+            Some(pool) => pool.block_of(address),
+            None if self.ipam == Ipam::Calico => {
+                Prefix::new(address, Pool::default_block_length(address.is_ipv4()))
+            }
+            None => None,
+        }
+    }
+
+    /// How a route to the address would spread, where it is in a pool.
+    pub(crate) fn spread(&self, address: IpAddr) -> Option<Spread> {
+        self.of(address).map(|pool| pool.spread)
+    }
+}
+
+// === impl Services ===
+
+impl Services {
+    pub(crate) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// The Service that the API server gave the address to.
+    pub(crate) fn owner(&self, address: IpAddr) -> Option<&ServiceKey> {
+        self.cluster.get(&address)
+    }
+
+    pub(crate) fn get(&self, key: &ServiceKey) -> Option<&Service> {
+        self.by_key.get(key)
+    }
+
+    /// The Services that say that the address is theirs without its having been given to them.
+    pub(crate) fn claimants(&self, address: IpAddr) -> &[(ServiceKey, Field)] {
+        self.claimed.get(&address).map_or(&[], Vec::as_slice)
+    }
+
+    /// Takes a Service; gives the addresses that it has something to do with.
+    pub(crate) fn apply(&mut self, service: Service) -> Vec<IpAddr> {
+        let mut touched = self.delete(&service.key);
+        for address in &service.cluster_addresses {
+            self.cluster.insert(*address, service.key.clone());
+            touched.push(*address);
+        }
+        for (address, field) in claims(&service) {
+            let claimants = self.claimed.entry(address).or_default();
+            let claim = (service.key.clone(), field);
+            if let Err(at) = claimants.binary_search(&claim) {
+                claimants.insert(at, claim);
+            }
+            touched.push(address);
+        }
+        self.by_key.insert(service.key.clone(), service);
+        touched
+    }
+
+    /// Forgets a Service; gives the addresses that it had something to do with.
+    pub(crate) fn delete(&mut self, key: &ServiceKey) -> Vec<IpAddr> {
+        let Some(service) = self.by_key.remove(key) else { return Vec::new() };
+        let mut touched = Vec::new();
+        for address in &service.cluster_addresses {
+            if self.cluster.get(address) == Some(key) {
+                self.cluster.remove(address);
+            }
+            touched.push(*address);
+        }
+        for (address, _) in claims(&service) {
+            if let Some(claimants) = self.claimed.get_mut(&address) {
+                claimants.retain(|(claimant, _)| claimant != key);
+                if claimants.is_empty() {
+                    self.claimed.remove(&address);
+                }
+            }
+            touched.push(address);
+        }
+        touched
+    }
+
+    /// Takes a full listing; gives every address that a Service had or has something to do with.
+    pub(crate) fn reset(&mut self, services: Vec<Service>) -> Vec<IpAddr> {
+        let mut touched: Vec<IpAddr> = self.cluster.drain().map(|(address, _)| address).collect();
+        touched.extend(self.claimed.drain().map(|(address, _)| address));
+        self.by_key.clear();
+        for service in services {
+            touched.extend(self.apply(service));
+        }
+        touched
+    }
+}
+
+/// What a Service says is its own, and where.
+fn claims(service: &Service) -> impl Iterator<Item = (IpAddr, Field)> {
+    let external = service.external_addresses.iter().map(|a| (*a, Field::ExternalIps));
+    let balancer = service.balancer_addresses.iter().map(|a| (*a, Field::LoadBalancer));
+    external.chain(balancer)
+}
