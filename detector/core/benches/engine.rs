@@ -164,6 +164,9 @@ fn pod(n: usize) -> Pod {
         addresses: vec![address],
         annotated_addresses: vec![address],
         floating_addresses: Vec::new(),
+        annotated_prefixes: Vec::new(),
+        source_prefixes: Vec::new(),
+        bypassing_addresses: Vec::new(),
         sandbox: None,
     }
 }

@@ -10,7 +10,7 @@ use self::resting::Resting;
 use crate::claim::Ipam;
 use crate::facts::Facts;
 use crate::facts::kernel::{Affected, DumpEnd};
-use crate::facts::pods::Touched;
+use crate::facts::pods::{LocalPod, Touched};
 use crate::finding::{Finding, Subject};
 use crate::judge::{self, judge};
 use crate::ledger::{Ledger, Verdicts};
@@ -157,7 +157,7 @@ impl Engine {
                 }
             }
             What::ServicesReset(services) => {
-                let touched = self.facts.services.reset(services);
+                let touched = self.facts.services.reset(at, services);
                 if std::mem::replace(&mut self.facts.synced.services, true) {
                     self.addresses(now, touched);
                 } else {
@@ -165,7 +165,7 @@ impl Engine {
                 }
             }
             What::ServiceApplied(service) => {
-                let touched = self.facts.services.apply(service);
+                let touched = self.facts.services.apply(at, service);
                 self.addresses(now, touched);
             }
             What::ServiceDeleted(key) => {
@@ -296,6 +296,9 @@ impl Engine {
             for entry in self.facts.kernel.fib.get(prefix) {
                 self.add_rules_of(&entry.route, &mut subjects);
             }
+            if let Some(address) = prefix.host_address() {
+                self.add_claims(address, &mut subjects);
+            }
             subjects.insert(Subject::Prefix(prefix));
         }
         for index in links {
@@ -330,10 +333,20 @@ impl Engine {
         subjects.insert(Subject::Prefix(Prefix::host(address)));
         subjects.extend(self.facts.kernel.fib.covering(address).map(Subject::Prefix));
         subjects.extend(self.facts.kernel.rules_for(address).cloned().map(Subject::Rule));
+        self.add_claims(address, subjects);
+    }
+
+    /// The claims that an address bears on: all of each pod that has to do with it, and those of
+    /// Services on it.
+    fn add_claims(&self, address: IpAddr, subjects: &mut BTreeSet<Subject>) {
+        let of_pods = self.facts.pods.with_address(address).flat_map(LocalPod::claims);
+        subjects.extend(of_pods.map(Subject::Claim));
+        subjects.extend(self.facts.services.claims_on(address).map(Subject::Claim));
     }
 
     fn pods(&mut self, now: BootTime, touched: Touched) {
-        let mut subjects = BTreeSet::new();
+        let mut subjects: BTreeSet<Subject> =
+            touched.claims.into_iter().map(Subject::Claim).collect();
         for name in &touched.interfaces {
             if let Some(link) = self.facts.kernel.links.by_name(name) {
                 let index = link.link.index;
@@ -381,7 +394,9 @@ impl Engine {
             for address in &pod.first_addresses {
                 self.add_address(*address, &mut subjects);
             }
+            subjects.extend(pod.claims().map(Subject::Claim));
         }
+        subjects.extend(facts.services.claims().map(Subject::Claim));
         self.judge_all(now, at, subjects);
     }
 
@@ -476,25 +491,29 @@ impl Engine {
         self.judge_all(now, now, subjects);
     }
 
-    /// Looks at routes that could not be waited for before, as far as there is room now.
+    /// Looks at what could not be waited for before, as far as there is room now.
     fn sweep(&mut self, now: BootTime) {
-        let mut unknown: HashSet<Prefix> = HashSet::new();
+        let mut unknown: HashSet<Subject> = HashSet::new();
+        let of_pods = self.facts.pods.iter().flat_map(LocalPod::claims);
+        let claims = of_pods.chain(self.facts.services.claims()).map(Subject::Claim);
+        unknown.extend(claims.filter(|subject| !self.ledger.knows(subject)));
         for known in self.facts.kernel.links.iter() {
             if self.facts.settings.is_uplink(&known.link) {
                 continue;
             }
             for prefix in self.facts.kernel.fib.on_interface(known.link.index) {
-                if !self.ledger.knows(&Subject::Prefix(prefix)) {
-                    unknown.insert(prefix);
+                let subject = Subject::Prefix(prefix);
+                if !self.ledger.knows(&subject) {
+                    unknown.insert(subject);
                 }
             }
         }
-        for prefix in unknown {
+        for subject in unknown {
             if self.ledger.waiting() >= self.facts.settings.waiting_cap {
                 self.sweep.get_or_insert(now.after(SWEEP));
                 return;
             }
-            self.judge(now, now, &Subject::Prefix(prefix));
+            self.judge(now, now, &subject);
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The pods of this node.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
+use crate::finding::{Claim, Claimant, Field};
 use crate::link::InterfaceName;
+use crate::route::Prefix;
 use crate::time::BootTime;
 use crate::workload::{Pod, PodKey, Uid};
 
@@ -20,6 +22,8 @@ pub(crate) struct LocalPod {
     pub(crate) established: Option<BootTime>,
     /// When its first address was heard of; the beginning of time for what the first listing said.
     pub(crate) heard: BootTime,
+    /// What is said to be the pod's beside its first addresses, and since when.
+    pub(crate) claims: BTreeMap<(Field, Prefix), BootTime>,
     /// The names that its interface can have.
     pub(crate) interfaces: SmallVec<[InterfaceName; 1]>,
 }
@@ -37,6 +41,7 @@ pub(crate) struct Pods {
 pub(crate) struct Touched {
     pub(crate) interfaces: Vec<InterfaceName>,
     pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) claims: Vec<Claim>,
 }
 
 impl LocalPod {
@@ -49,6 +54,45 @@ impl LocalPod {
     pub(crate) fn had_first(&self, address: IpAddr) -> bool {
         self.first_addresses.contains(&address)
     }
+
+    /// What is said to be the pod's beside its first addresses.
+    pub(crate) fn claims(&self) -> impl Iterator<Item = Claim> {
+        self.claims.keys().map(|(field, prefix)| Claim {
+            prefix: *prefix,
+            claimant: Claimant::Pod(self.pod.key.clone()),
+            field: *field,
+        })
+    }
+
+    /// Takes the claims that the pod makes now; those that it made before keep their time.
+    fn note_claims(&mut self, heard: BootTime) {
+        let pod = &self.pod;
+        let hosts = |field, addresses: &[IpAddr]| -> Vec<(Field, Prefix)> {
+            addresses.iter().map(|address| (field, Prefix::host(*address))).collect()
+        };
+        let wide = |field, prefixes: &[Prefix]| -> Vec<(Field, Prefix)> {
+            prefixes.iter().map(|prefix| (field, *prefix)).collect()
+        };
+        let all = [
+            hosts(Field::FloatingIps, &pod.floating_addresses),
+            hosts(Field::Status, &pod.addresses),
+            hosts(Field::PodIps, &pod.annotated_addresses),
+            wide(Field::PodIps, &pod.annotated_prefixes),
+            wide(Field::SourcePrefixes, &pod.source_prefixes),
+        ];
+        let first = |field: Field, prefix: &Prefix| {
+            matches!(field, Field::Status | Field::PodIps)
+                && prefix.host_address().is_some_and(|address| self.had_first(address))
+        };
+        let old = &self.claims;
+        let claims = all
+            .into_iter()
+            .flatten()
+            .filter(|(field, prefix)| !first(*field, prefix))
+            .map(|claim| (claim, old.get(&claim).copied().unwrap_or(heard)))
+            .collect();
+        self.claims = claims;
+    }
 }
 
 impl Pods {
@@ -58,6 +102,10 @@ impl Pods {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &LocalPod> {
         self.known.values()
+    }
+
+    pub(crate) fn get(&self, key: &PodKey) -> Option<&LocalPod> {
+        self.known.get(key)
     }
 
     pub(crate) fn on_interface(&self, name: &InterfaceName) -> Option<&LocalPod> {
@@ -90,6 +138,7 @@ impl Pods {
             _ => LocalPod {
                 interfaces: prefixes.iter().filter_map(|prefix| key.interface(prefix)).collect(),
                 first_addresses: Vec::new(),
+                claims: BTreeMap::new(),
                 established: None,
                 heard,
                 pod,
@@ -100,6 +149,7 @@ impl Pods {
             local.heard = heard;
             local.established = local.established.or(Some(at));
         }
+        local.note_claims(heard);
         self.put(local, &mut touched);
         touched
     }
@@ -132,6 +182,7 @@ impl Pods {
             let more = self.apply(at, heard, prefixes, pod);
             touched.interfaces.extend(more.interfaces);
             touched.addresses.extend(more.addresses);
+            touched.claims.extend(more.claims);
         }
         touched
     }
@@ -151,6 +202,7 @@ impl Pods {
             }
             touched.addresses.push(address);
         }
+        touched.claims.extend(local.claims());
         self.known.insert(key, local);
     }
 
@@ -171,6 +223,7 @@ impl Pods {
             }
             touched.addresses.push(address);
         }
+        touched.claims.extend(local.claims());
         Some(local)
     }
 }

@@ -57,7 +57,7 @@ pub(super) enum Record<'a> {
     /// Being read; decided at the given time at the latest.
     Pending(BootTime),
     /// It could not be read.
-    Unreadable { why: Box<str>, again: BootTime },
+    Unreadable { again: BootTime },
     /// The address is free.
     Free { known: Reference, again: BootTime },
     /// The address is somebody's.
@@ -220,7 +220,10 @@ impl<'a> Judge<'a> {
             Reading::Unasked(from) => return Record::Pending(from),
         };
         match &known.said {
-            Err(why) => Record::Unreadable { why: why.clone(), again },
+            Err(why) => {
+                self.unread.insert(format!("IPAM block {block}: {why}").into());
+                Record::Unreadable { again }
+            }
             Ok(said) => {
                 let since = self.facts.answers.recorded_since(block, address, known.asked);
                 let reference = Reference { block, asked: known.asked, since };
