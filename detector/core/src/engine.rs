@@ -122,20 +122,21 @@ impl Engine {
             }
             What::PodsReset(pods) => {
                 let prefixes = &self.facts.settings.interface_prefixes;
-                let heard = if self.facts.synced.pods { at } else { BootTime::ZERO };
+                let heard =
+                    if self.facts.synced.contains(&Sense::Pods) { at } else { BootTime::ZERO };
                 let touched = self.facts.pods.reset(at, heard, prefixes, pods);
-                if std::mem::replace(&mut self.facts.synced.pods, true) {
-                    self.pods(now, touched);
-                } else {
+                if self.facts.synced.insert(Sense::Pods) {
                     self.judge_everything(now, at);
+                } else {
+                    self.pods(now, touched);
                 }
             }
             What::NodesReset(nodes) => {
                 let touched = self.facts.nodes.reset(nodes);
-                if std::mem::replace(&mut self.facts.synced.nodes, true) {
-                    self.addresses(now, touched);
-                } else {
+                if self.facts.synced.insert(Sense::Nodes) {
                     self.judge_everything(now, at);
+                } else {
+                    self.addresses(now, touched);
                 }
             }
             What::NodeApplied(node) => {
@@ -158,10 +159,10 @@ impl Engine {
             }
             What::ServicesReset(services) => {
                 let touched = self.facts.services.reset(at, services);
-                if std::mem::replace(&mut self.facts.synced.services, true) {
-                    self.addresses(now, touched);
-                } else {
+                if self.facts.synced.insert(Sense::Services) {
                     self.judge_everything(now, at);
+                } else {
+                    self.addresses(now, touched);
                 }
             }
             What::ServiceApplied(service) => {
@@ -268,7 +269,7 @@ impl Engine {
                 self.said.push_back(Output::Resync("more changed during the dump than was kept"));
             }
             end => {
-                let first = !std::mem::replace(&mut facts.synced.kernel, true);
+                let first = facts.synced.insert(Sense::Kernel);
                 self.affected(now, at, affected);
                 if first {
                     self.judge_everything(now, at);

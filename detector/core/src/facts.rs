@@ -10,7 +10,7 @@ pub(crate) mod kernel;
 pub(crate) mod links;
 pub(crate) mod pods;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::answers::Answers;
 use self::cluster::{Nodes, Pools, Services};
@@ -39,18 +39,9 @@ pub(crate) struct Facts {
     pub(crate) allow: AllowList,
     pub(crate) answers: Answers,
     /// Senses that have told all there is at least once.
-    pub(crate) synced: Synced,
+    pub(crate) synced: BTreeSet<Sense>,
     /// Senses that are impaired at present, and why.
     pub(crate) blind: BTreeMap<Sense, Box<str>>,
-}
-
-/// What has been listed in full at least once.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Synced {
-    pub(crate) kernel: bool,
-    pub(crate) pods: bool,
-    pub(crate) nodes: bool,
-    pub(crate) services: bool,
 }
 
 /// Who is behind an interface.
@@ -84,7 +75,7 @@ impl Facts {
             felix: Felix::default(),
             allow: AllowList::default(),
             answers: Answers::default(),
-            synced: Synced::default(),
+            synced: BTreeSet::new(),
             blind: BTreeMap::new(),
         }
     }
@@ -124,12 +115,12 @@ impl Facts {
     /// What is missing for a full verdict, in words.
     pub(crate) fn missing(&self) -> Vec<Box<str>> {
         let told = [
-            (Sense::Kernel, self.synced.kernel),
-            (Sense::Pods, self.synced.pods),
-            (Sense::Nodes, self.synced.nodes),
+            (Sense::Kernel, self.synced.contains(&Sense::Kernel)),
+            (Sense::Pods, self.synced.contains(&Sense::Pods)),
+            (Sense::Nodes, self.synced.contains(&Sense::Nodes)),
             (Sense::Feature, self.feature != Feature::Unknown),
             (Sense::Pools, self.pools.ipam != Ipam::Unknown),
-            (Sense::Services, self.synced.services),
+            (Sense::Services, self.synced.contains(&Sense::Services)),
             // The configuration's part is always there; the cluster's part is told of when it fails.
             (Sense::Allowances, true),
         ];

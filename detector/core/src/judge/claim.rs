@@ -384,7 +384,7 @@ impl<'a> Judge<'a> {
                 return Strong::Nobody(again);
             }
             Record::Taken { allocation, known, .. } => {
-                let (victim, evidence) = self.recorded_owner(address, allocation, known);
+                let (victim, evidence) = Self::recorded_owner(address, allocation, known);
                 return Strong::Owner(victim, evidence);
             }
             Record::Pending(until) => return Strong::Pending(until),

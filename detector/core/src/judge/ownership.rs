@@ -110,7 +110,7 @@ impl<'a> Judge<'a> {
         }
         let record = self.record(address, since, REVIEW, is_self);
         if let Record::Taken { allocation, known, again } = record {
-            return self.recorded(address, allocation, known, again, is_self);
+            return Self::recorded(address, allocation, known, again, is_self);
         }
         let others = |pod: &&LocalPod| {
             pod.can_own() && pod.had_first(address) && !is_self(&pod.pod.key, Some(&pod.pod.node))
@@ -250,7 +250,6 @@ impl<'a> Judge<'a> {
     }
 
     fn recorded(
-        &self,
         address: IpAddr,
         allocation: &Allocation,
         known: Reference,
@@ -260,13 +259,12 @@ impl<'a> Judge<'a> {
         if names(allocation, is_self) {
             return Ownership::Own(again);
         }
-        let (victim, evidence) = self.recorded_owner(address, allocation, known);
+        let (victim, evidence) = Self::recorded_owner(address, allocation, known);
         Ownership::Owned { victim, presence: Presence::Recorded, evidence }
     }
 
     /// Who has the address by the record, with the evidence for it.
     pub(super) fn recorded_owner(
-        &self,
         address: IpAddr,
         allocation: &Allocation,
         known: Reference,

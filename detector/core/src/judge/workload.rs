@@ -92,7 +92,7 @@ impl Judge<'_> {
                 return Verdict::Entitled(Some(again));
             }
             Record::Taken { allocation, known, .. } => {
-                let (victim, evidence) = self.recorded_owner(address, allocation, known);
+                let (victim, evidence) = Self::recorded_owner(address, allocation, known);
                 return self.taken(leg, link, Some(pod), address, victim, evidence);
             }
             Record::Free { again, .. } => (!self.may_bypass(pod, address), Some(again)),
@@ -348,145 +348,8 @@ impl Judge<'_> {
         }
     }
 
-    /// An interface named like a pod's, with no pod to it or made anew under a running pod.
-    fn orphan(
-        &mut self,
-        leg: Leg<'_>,
-        link: &KnownLink,
-        address: IpAddr,
-        identity: Identity<'_>,
-    ) -> Verdict {
-        if !self.facts.synced.pods {
-            return self.unsynced(leg, link, address);
-        }
-        let contested = match identity {
-            Identity::Contested(pod) => Some(pod),
-            _ => None,
-        };
-        let prefixes = &self.facts.settings.interface_prefixes;
-        // A pod of another node is not behind it, whatever the interface is called.
-        let here = &self.facts.settings.node;
-        let is_self = |key: &PodKey, node: Option<&NodeName>| {
-            node.is_none_or(|node| node == here)
-                && prefixes
-                    .iter()
-                    .any(|prefix| key.interface(prefix).as_ref() == Some(&link.first_name))
-        };
-        let owner = match contested {
-            // Made anew under the pod's name: the pod's address is the pod's all the more.
-            Some(pod) if pod.had_first(address) => {
-                if let Some(wait) = self.wait(leg, self.facts.settings.newborn) {
-                    return wait;
-                }
-                return self.remade(leg, link, pod, address);
-            }
-            _ => self.ownership(address, leg.entry.since, &is_self),
-        };
-        match owner {
-            Ownership::Owned { victim, evidence, presence } => {
-                if presence != Presence::Attached
-                    && let Some(wait) = self.wait(leg, self.facts.settings.settle)
-                {
-                    return wait;
-                }
-                self.taken(leg, link, None, address, victim, evidence)
-            }
-            Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
-            Ownership::Own(again) => Verdict::Entitled(Some(again)),
-            Ownership::Unowned { claimed: true, unrecorded: false } => {
-                Verdict::Entitled(Some(self.review()))
-            }
-            _ if self.facts.blind.contains_key(&crate::observation::Sense::Pods) => {
-                // A pod that we cannot see may well be there.
-                Verdict::Doubt(Doubt { until: None })
-            }
-            Ownership::Unowned { .. } | Ownership::Unanswered { .. } => {
-                if let Some(wait) = self.confirm(leg, address, self.facts.settings.newborn) {
-                    return wait;
-                }
-                let mut charge = self.charge(leg, Victim::Nobody, Effect::Intercept, Extent::Squat);
-                charge.certainty = Certainty::Unproven;
-                charge.severity = Severity::Low;
-                charge.reason = format!(
-                    "{address} is routed to interface {}, which is named like a pod's, but no pod \
-                     of this node has that interface",
-                    link.link.name
-                )
-                .into();
-                Verdict::Charged(Box::new(charge), Some(self.review()))
-            }
-        }
-    }
-
-    /// The interface of a running pod was replaced by another of the same name.
-    fn remade(&self, leg: Leg<'_>, link: &KnownLink, pod: &LocalPod, address: IpAddr) -> Verdict {
-        let victim = victim_of(pod);
-        let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
-        charge.certainty = Certainty::Unproven;
-        charge.severity = Severity::High;
-        charge.reason = format!(
-            "interface {} of pod {} was made anew while the pod ran on, and {address} now leads \
-             there",
-            link.link.name, pod.pod.key
-        )
-        .into();
-        Verdict::Charged(Box::new(charge), None)
-    }
-
-    /// Before the pods of this node were ever listed, only the kernel can testify: a route that
-    /// took the place of one to another pod's interface that still stands.
-    fn unsynced(&self, leg: Leg<'_>, link: &KnownLink, address: IpAddr) -> Verdict {
-        let started = self.facts.started.unwrap_or(self.now);
-        let until = started
-            .after(self.facts.settings.sync)
-            .max(leg.entry.since.after(self.facts.settings.settle));
-        let displaced = leg
-            .entry
-            .displaced
-            .and_then(|index| self.facts.kernel.links.standing(index))
-            .filter(|other| other.first_name != link.first_name && other.link.up)
-            .filter(|other| self.facts.settings.is_workload_name(&other.first_name));
-        let Some(other) = displaced else { return Verdict::Doubt(Doubt { until: None }) };
-        if self.now < until {
-            return Verdict::Doubt(Doubt { until: Some(until) });
-        }
-        let mut charge = self.charge(leg, Victim::Nobody, Effect::Intercept, Extent::Exact);
-        charge.severity = Severity::High;
-        charge.reason = format!(
-            "the route of {address} was moved from interface {}, which still stands, to {}; the \
-             pods behind them are not known",
-            other.link.name, link.link.name
-        )
-        .into();
-        charge.missing.push("pods: never listed yet".into());
-        Verdict::Charged(Box::new(charge), None)
-    }
-
-    /// An interface that a container may be behind, but not one of Calico's: wrong if it takes a
-    /// pod's address.
-    fn stray(&mut self, leg: Leg<'_>, link: &KnownLink, address: IpAddr) -> Verdict {
-        match self.ownership(address, leg.entry.since, &|_, _| false) {
-            Ownership::Owned {
-                victim: Victim::Node(_) | Victim::Service(_) | Victim::Metadata,
-                ..
-            }
-            | Ownership::Own(_)
-            | Ownership::Unowned { .. }
-            | Ownership::Unanswered { .. } => Verdict::Irrelevant,
-            Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
-            Ownership::Owned { victim, evidence, presence } => {
-                if presence != Presence::Attached
-                    && let Some(wait) = self.wait(leg, self.facts.settings.settle)
-                {
-                    return wait;
-                }
-                self.taken(leg, link, None, address, victim, evidence)
-            }
-        }
-    }
-
     /// An address that is somebody else's. `pod` is who has the route, where that is known.
-    fn taken(
+    pub(super) fn taken(
         &self,
         leg: Leg<'_>,
         link: &KnownLink,
@@ -511,7 +374,7 @@ impl Judge<'_> {
 
     /// A doubt until the route has stood for `patience` and the API server was asked again after
     /// that; `None` once it was.
-    fn confirm(
+    pub(super) fn confirm(
         &mut self,
         leg: Leg<'_>,
         address: IpAddr,
@@ -525,7 +388,7 @@ impl Judge<'_> {
         let block = self.facts.pools.block_of(address);
         let read = |block| answers.blocks.known(block).is_some_and(|known| known.asked >= due);
         let mut missing = Vec::new();
-        if !answers.claimants.known(address).is_some_and(|known| known.asked >= due) {
+        if answers.claimants.known(address).is_none_or(|known| known.asked < due) {
             missing.push(Question::Claimants(address));
         }
         missing.extend(block.filter(|block| !read(*block)).map(Question::Block));
@@ -538,7 +401,7 @@ impl Judge<'_> {
     }
 
     /// A doubt until the route has stood for `patience`; `None` once it has.
-    fn wait(&self, leg: Leg<'_>, patience: std::time::Duration) -> Option<Verdict> {
+    pub(super) fn wait(&self, leg: Leg<'_>, patience: std::time::Duration) -> Option<Verdict> {
         let until = leg.entry.since.after(patience);
         (self.now < until).then_some(Verdict::Doubt(Doubt { until: Some(until) }))
     }
