@@ -117,10 +117,11 @@ impl Engine {
                 self.pods(now, touched);
             }
             What::PodDeleted(key, uid) => {
-                let touched = self.facts.pods.delete(&key, &uid);
+                let touched = self.facts.pods.delete(at, &key, &uid);
                 self.pods(now, touched);
             }
             What::PodsReset(pods) => {
+                self.facts.pods_listed = Some(at);
                 let prefixes = &self.facts.settings.interface_prefixes;
                 let heard =
                     if self.facts.synced.contains(&Sense::Pods) { at } else { BootTime::ZERO };
@@ -382,14 +383,21 @@ impl Engine {
         }
     }
 
-    /// Judges all that can be wrong at all: routes by interfaces that are no uplinks, and every
-    /// subject that the ledger knows.
+    /// Judges all that can be wrong at all: routes by interfaces that are no uplinks, those by
+    /// uplinks to addresses of pools, claims, and every subject that the ledger knows.
     fn judge_everything(&mut self, now: BootTime, at: BootTime) {
         let mut subjects: BTreeSet<Subject> = self.ledger.subjects().cloned().collect();
         let facts = &self.facts;
         for known in facts.kernel.links.iter().filter(|l| !facts.settings.is_uplink(&l.link)) {
             let prefixes = facts.kernel.fib.on_interface(known.link.index);
             subjects.extend(prefixes.into_iter().map(Subject::Prefix));
+        }
+        for known in facts.kernel.links.iter().filter(|l| facts.settings.is_uplink(&l.link)) {
+            let prefixes = facts.kernel.fib.on_interface(known.link.index);
+            let pooled = prefixes.into_iter().filter(|prefix| {
+                prefix.host_address().is_some_and(|address| facts.pools.of(address).is_some())
+            });
+            subjects.extend(pooled.map(Subject::Prefix));
         }
         for pod in facts.pods.iter() {
             for address in &pod.first_addresses {
@@ -409,11 +417,9 @@ impl Engine {
 
     fn judge(&mut self, now: BootTime, at: BootTime, subject: &Subject) {
         let live = judge(&self.facts, now, subject, None);
-        let remembered = self.ledger.gone(subject);
-        let gone = if remembered.is_empty() {
-            judge::Judgement::default()
-        } else {
-            judge(&self.facts, now, subject, Some(remembered))
+        let gone = match self.ledger.gone(subject) {
+            Some(remembered) => judge(&self.facts, now, subject, Some(remembered)),
+            None => judge::Judgement::default(),
         };
         if live.verdicts.is_empty() && !self.ledger.knows(subject) {
             return;

@@ -31,6 +31,8 @@ pub(crate) struct Facts {
     pub(crate) started: Option<BootTime>,
     pub(crate) kernel: KernelTables,
     pub(crate) pods: Pods,
+    /// When they were listed last.
+    pub(crate) pods_listed: Option<BootTime>,
     pub(crate) nodes: Nodes,
     pub(crate) pools: Pools,
     pub(crate) services: Services,
@@ -68,6 +70,7 @@ impl Facts {
             started: None,
             kernel: KernelTables::default(),
             pods: Pods::default(),
+            pods_listed: None,
             nodes: Nodes::default(),
             pools: Pools::default(),
             services: Services::default(),
@@ -109,7 +112,16 @@ impl Facts {
     /// name, of which the API has yet to tell.
     pub(crate) fn is_attached(&self, pod: &LocalPod) -> bool {
         let links = pod.interfaces.iter().filter_map(|name| self.kernel.links.by_name(name));
-        links.into_iter().any(|link| pod.established.is_some_and(|then| link.since <= then))
+        links.into_iter().any(|link| pod.first_at.is_some_and(|then| link.since <= then))
+    }
+
+    /// Until when the listing of pools is waited for, where pods were listed but pools were not yet.
+    pub(crate) fn pools_awaited(&self, now: BootTime) -> Option<BootTime> {
+        if self.pools.is_told() {
+            return None;
+        }
+        let until = self.pods_listed?.after(self.settings.sync);
+        (now < until).then_some(until)
     }
 
     /// What is missing for a full verdict, in words.

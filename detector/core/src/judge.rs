@@ -70,6 +70,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) now: BootTime,
     asks: BTreeSet<Question>,
     rests: BTreeSet<Question>,
+    /// When what it is about went, where it is gone already.
+    over: Option<BootTime>,
     /// What could not be read for this verdict.
     unread: BTreeSet<Box<str>>,
 }
@@ -78,28 +80,33 @@ pub(crate) struct Judge<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Leg<'a> {
     pub(crate) entry: &'a Entry,
+    /// Since when it is in question: since it stands, or since what spoke for it went.
+    pub(crate) since: BootTime,
     pub(crate) hop: Option<NextHop>,
     pub(crate) rule: Option<&'a Rule>,
 }
 
-/// Judges a subject: for a prefix the routes that stand, or those given instead, which stood once.
+/// Judges a subject: for a prefix the routes that stand, or those given instead, which stood once,
+/// and of which the last went at the given time.
 pub(crate) fn judge(
     facts: &Facts,
     now: BootTime,
     subject: &Subject,
-    instead: Option<&[Entry]>,
+    instead: Option<(&[Entry], BootTime)>,
 ) -> Judgement {
     let mut judge = Judge {
         facts,
         now,
         asks: BTreeSet::new(),
         rests: BTreeSet::new(),
+        over: instead.map(|(_, ended)| ended),
         unread: BTreeSet::new(),
     };
     let mut verdicts = BTreeMap::new();
     match subject {
         Subject::Prefix(prefix) => {
-            for entry in instead.unwrap_or_else(|| facts.kernel.fib.get(*prefix)) {
+            let gone = instead.map(|(entries, _)| entries);
+            for entry in gone.unwrap_or_else(|| facts.kernel.fib.get(*prefix)) {
                 judge.entry(entry, &mut verdicts);
             }
         }
@@ -169,7 +176,7 @@ impl<'a> Judge<'a> {
         match route.kind {
             RouteKind::Unicast => {
                 for hop in self.facts.kernel.legs(route).as_slice() {
-                    let leg = Leg { entry, hop: Some(*hop), rule };
+                    let leg = Leg { entry, since: entry.since, hop: Some(*hop), rule };
                     let (target, link) = leg_target(self.facts, *hop);
                     let verdict = match link.map(|link| (link, self.facts.identity(link))) {
                         None => self.unknown_link(entry),
@@ -180,10 +187,13 @@ impl<'a> Judge<'a> {
                 }
             }
             RouteKind::Local | RouteKind::Other(_) => {
-                add(Target::Host, self.local(Leg { entry, hop: None, rule }));
+                add(Target::Host, self.local(Leg { entry, since: entry.since, hop: None, rule }));
             }
             RouteKind::Throw if !route.table.is_builtin() => {}
-            kind => add(Target::Nowhere(kind), self.nowhere(Leg { entry, hop: None, rule })),
+            kind => add(
+                Target::Nowhere(kind),
+                self.nowhere(Leg { entry, since: entry.since, hop: None, rule }),
+            ),
         }
     }
 
@@ -205,7 +215,7 @@ impl<'a> Judge<'a> {
             if leg.entry.route.table != Table::LOCAL {
                 return Verdict::Irrelevant;
             }
-            return match self.attached_owner_within(prefix) {
+            return match self.attached_owner_within(prefix, None) {
                 Some(pod) => {
                     let charge = self.denial(leg, victim_of(pod), Extent::Prefix);
                     Verdict::Charged(Box::new(charge), None)
@@ -213,15 +223,18 @@ impl<'a> Judge<'a> {
                 None => Verdict::Irrelevant,
             };
         };
-        match self.ownership(address, leg.entry.since, &|_, _| false) {
+        match self.ownership(address, leg.since, &|_, _| false) {
             Ownership::Owned { victim, evidence, .. } => {
                 let mut charge = self.denial(leg, victim, Extent::Exact);
                 charge.evidence.push(evidence);
                 Verdict::Charged(Box::new(charge), Some(self.review()))
             }
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
-            Ownership::Own(_) | Ownership::Unowned { .. } | Ownership::Unanswered { .. } => {
-                Verdict::Irrelevant
+            Ownership::Unanswered { again, .. } => Verdict::Doubt(Doubt { until: Some(again) }),
+            // Nobody is hit now, but the address may get an owner.
+            Ownership::Own(_) | Ownership::Unowned { .. } => {
+                let pooled = self.facts.pools.of(address).is_some();
+                if pooled { Verdict::Entitled(Some(self.review())) } else { Verdict::Irrelevant }
             }
         }
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::facts::fib::Entry;
-use crate::finding::{Charge, Finding, FindingKey, State, Subject, Target};
+use crate::finding::{Certainty, Charge, Finding, FindingKey, State, Subject, Target};
 use crate::judge::{Doubt, Verdict};
 use crate::time::BootTime;
 
@@ -84,8 +84,10 @@ impl Ledger {
         self.cases.keys()
     }
 
-    pub(crate) fn gone(&self, subject: &Subject) -> &[Entry] {
-        self.cases.get(subject).map_or(&[], |cases| &cases.gone)
+    /// The routes of a subject that went before they were judged, and when the last of them did.
+    pub(crate) fn gone(&self, subject: &Subject) -> Option<(&[Entry], BootTime)> {
+        let cases = self.cases.get(subject).filter(|cases| !cases.gone.is_empty())?;
+        Some((&cases.gone, cases.ended))
     }
 
     pub(crate) fn knows(&self, subject: &Subject) -> bool {
@@ -192,7 +194,10 @@ impl Cases {
                     case.next = *until;
                     return;
                 }
-                Some((Verdict::Charged(charge, _), began)) => {
+                // A doubt about what is over helps nobody.
+                Some((Verdict::Charged(charge, _), began))
+                    if charge.certainty >= Certainty::Hijack =>
+                {
                     let began = case.began.min(*began);
                     let key = FindingKey { subject: subject.clone(), target: target.clone() };
                     let mut finding = open(now, key, (**charge).clone(), began);

@@ -76,6 +76,8 @@ pub(crate) struct Known<V> {
     pub(crate) asked: BootTime,
     /// What was answered, or why nobody could say.
     pub(crate) said: Result<V, Box<str>>,
+    /// Why it could not be asked again, and when that was tried.
+    pub(crate) failed: Option<(BootTime, Box<str>)>,
 }
 
 /// How far an answer serves.
@@ -87,6 +89,8 @@ pub(crate) enum Reading<'a, V> {
     Stale(&'a Known<V>),
     /// A question is under way; it is given up at the given time.
     Asked(BootTime),
+    /// It was asked for what would serve, but nobody could say; ask again at the given time.
+    Failed { why: &'a str, tried: BootTime, again: BootTime },
     /// Nothing that serves is known: ask, but not before the given time.
     Unasked(BootTime),
 }
@@ -157,7 +161,7 @@ impl Answers {
         said: &Result<Option<Block>, Box<str>>,
     ) {
         let Ok(new) = said else { return };
-        let Some(Known { asked: before, said: Ok(old) }) = self.blocks.known.get(&block) else {
+        let Some(Known { asked: before, said: Ok(old), .. }) = self.blocks.known.get(&block) else {
             return;
         };
         if *before > asked {
@@ -187,7 +191,7 @@ impl Answers {
         match reply {
             Reply::Block(block, said) => {
                 self.note_changes(block, asked, &said);
-                self.blocks.apply(block, Known { asked, said });
+                self.blocks.apply(block, asked, said);
             }
             Reply::Claimants(address, pods) => {
                 let said = pods.map(|pods| {
@@ -195,7 +199,7 @@ impl Answers {
                     owners.sort_by(|a, b| a.key.cmp(&b.key));
                     owners
                 });
-                self.claimants.apply(address, Known { asked, said });
+                self.claimants.apply(address, asked, said);
             }
         }
     }
@@ -222,22 +226,29 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
         reusable: impl FnOnce(&V) -> bool,
     ) -> Reading<'_, V> {
         let Need { since, now, patience, review } = need;
-        let known = self.known.get(&key);
-        if let Some(known) = known {
-            let age = now.since(known.asked);
-            let serves_for = if known.said.is_ok() { review } else { RETRY };
-            if known.asked >= since || (age <= reuse && known.said.as_ref().is_ok_and(reusable)) {
-                return match self.in_flight.get(&key) {
-                    None if age >= serves_for => Reading::Stale(known),
-                    Some(asked) => Reading::Good(known, asked.after(patience)),
-                    None => Reading::Good(known, known.asked.after(serves_for)),
-                };
+        let in_flight = self.in_flight.get(&key).map(|asked| asked.after(patience));
+        let Some(known) = self.known.get(&key) else {
+            return in_flight.map_or(Reading::Unasked(now), Reading::Asked);
+        };
+        let age = now.since(known.asked);
+        let serves_for = if known.said.is_ok() { review } else { RETRY };
+        if known.asked >= since || (age <= reuse && known.said.as_ref().is_ok_and(reusable)) {
+            let mut again = known.asked.after(serves_for);
+            if let Some((tried, _)) = &known.failed {
+                again = again.max(tried.after(RETRY));
             }
+            return match in_flight {
+                Some(until) => Reading::Good(known, until),
+                None if again <= now => Reading::Stale(known),
+                None => Reading::Good(known, again),
+            };
         }
-        match (self.in_flight.get(&key), known) {
-            (Some(asked), _) => Reading::Asked(asked.after(patience)),
-            (None, Some(known)) => Reading::Unasked(known.asked.after(PACE)),
-            (None, None) => Reading::Unasked(now),
+        match (in_flight, &known.failed) {
+            (Some(until), _) => Reading::Asked(until),
+            (None, Some((tried, why))) if *tried >= since && now < tried.after(RETRY) => {
+                Reading::Failed { why, tried: *tried, again: tried.after(RETRY) }
+            }
+            (None, _) => Reading::Unasked(known.asked.after(PACE)),
         }
     }
 
@@ -258,17 +269,27 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
         let late = self.in_flight.get(&key).is_some_and(|asked| now >= asked.after(patience));
         if late && let Some(asked) = self.in_flight.remove(&key) {
             let why = format!("no answer within {patience:?}").into();
-            self.keep(key, Known { asked, said: Err(why) });
+            self.fail(key, asked, why);
         }
         late
     }
 
-    fn apply(&mut self, key: K, answer: Known<V>) {
-        if self.in_flight.get(&key).is_some_and(|sent| *sent <= answer.asked) {
+    fn apply(&mut self, key: K, asked: BootTime, said: Result<V, Box<str>>) {
+        if self.in_flight.get(&key).is_some_and(|sent| *sent <= asked) {
             self.in_flight.remove(&key);
         }
-        if self.known.get(&key).is_none_or(|known| known.asked <= answer.asked) {
-            self.keep(key, answer);
+        match said {
+            Err(why) => self.fail(key, asked, why),
+            Ok(_) if self.known.get(&key).is_some_and(|known| known.asked > asked) => {}
+            said => self.keep(key, Known { asked, said, failed: None }),
+        }
+    }
+
+    /// What was said before stays said, until it is asked for what is newer.
+    fn fail(&mut self, key: K, asked: BootTime, why: Box<str>) {
+        match self.known.get_mut(&key) {
+            Some(known) if known.said.is_ok() => known.failed = Some((asked, why)),
+            _ => self.keep(key, Known { asked, said: Err(why), failed: None }),
         }
     }
 

@@ -17,11 +17,17 @@ pub(crate) struct Nodes {
     by_address: HashMap<IpAddr, NodeName>,
 }
 
+/// Pools that are remembered after they are gone.
+const FORMER_CAP: usize = 64;
+
 /// IP pools, and who gives addresses at all.
 #[derive(Debug, Default)]
 pub(crate) struct Pools {
     pub(crate) ipam: Ipam,
-    pools: Vec<Pool>,
+    /// `None` before they were listed.
+    pools: Option<Vec<Pool>>,
+    /// Pools that are gone: pods may have their addresses still.
+    former: Vec<Pool>,
 }
 
 /// Services of the cluster.
@@ -94,22 +100,39 @@ impl Pools {
     /// Takes all pools; true where that is news.
     pub(crate) fn reset(&mut self, mut pools: Vec<Pool>) -> bool {
         pools.sort();
-        let news = pools != self.pools;
-        self.pools = pools;
-        news
+        if self.pools.as_ref() == Some(&pools) {
+            return false;
+        }
+        let old = self.pools.replace(pools.clone()).unwrap_or_default();
+        self.former.extend(old);
+        self.former.retain(|pool| !pools.contains(pool));
+        let surplus = self.former.len().saturating_sub(FORMER_CAP);
+        self.former.drain(..surplus);
+        true
+    }
+
+    /// Whether it is known who gives addresses, and from which pools if that is Calico.
+    pub(crate) fn is_told(&self) -> bool {
+        self.ipam == Ipam::Other || (self.ipam == Ipam::Calico && self.pools.is_some())
     }
 
     /// The pool that the address is in: the smallest, where pools overlap against the rules.
     pub(crate) fn of(&self, address: IpAddr) -> Option<&Pool> {
-        let holding = self.pools.iter().filter(|pool| pool.cidr.contains(address));
-        holding.max_by_key(|pool| pool.cidr.length())
+        let smallest = |pools: &'_ [Pool]| {
+            let holding = pools.iter().enumerate().filter(|(_, pool)| pool.cidr.contains(address));
+            holding.max_by_key(|(_, pool)| pool.cidr.length()).map(|(at, _)| at)
+        };
+        let pools = self.pools.as_deref().unwrap_or_default();
+        smallest(pools)
+            .map(|at| &pools[at])
+            .or_else(|| smallest(&self.former).map(|at| &self.former[at]))
     }
 
     /// The block whose record would say whose the address is; `None` where IPAM is not Calico's.
     /// Of an address in no pool, which may be what is left of a pool that was deleted, it is the
     /// block of the usual size.
     pub(crate) fn block_of(&self, address: IpAddr) -> Option<Prefix> {
-        if self.ipam == Ipam::Other {
+        if self.ipam == Ipam::Other || self.pools.is_none() {
             return None;
         }
         match self.of(address) {

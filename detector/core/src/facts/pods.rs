@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -11,6 +12,12 @@ use crate::route::Prefix;
 use crate::time::BootTime;
 use crate::workload::{Pod, PodKey, Uid};
 
+/// How long it is remembered when a pod went: longer than what it left behind may stand.
+const LATELY: Duration = Duration::from_mins(2);
+
+/// Pods that went that are remembered before the old ones are forgotten.
+const DEPARTED_CAP: usize = 1_024;
+
 /// A pod of this node with what is remembered of its past.
 #[derive(Debug)]
 pub(crate) struct LocalPod {
@@ -18,6 +25,8 @@ pub(crate) struct LocalPod {
     /// The addresses that its status showed first. A status can be patched by tenants, but not
     /// before kubelet wrote it without the pod being new.
     pub(crate) first_addresses: Vec<IpAddr>,
+    /// When they were first seen.
+    pub(crate) first_at: Option<BootTime>,
     /// When it first had an address, or last got a new sandbox.
     pub(crate) established: Option<BootTime>,
     /// When its first address was heard of; the beginning of time for what the first listing said.
@@ -34,6 +43,8 @@ pub(crate) struct Pods {
     known: HashMap<PodKey, LocalPod>,
     by_interface: HashMap<InterfaceName, PodKey>,
     by_address: HashMap<IpAddr, SmallVec<[PodKey; 1]>>,
+    /// When the last pod went to whom an interface of this name belonged.
+    departed: HashMap<InterfaceName, BootTime>,
 }
 
 /// What a change of pods may have changed verdicts of.
@@ -53,6 +64,12 @@ impl LocalPod {
     /// Whether the address was the pod's from the first word about it.
     pub(crate) fn had_first(&self, address: IpAddr) -> bool {
         self.first_addresses.contains(&address)
+    }
+
+    /// Whether the CNI plugin's word for its present sandbox speaks against the address.
+    pub(crate) fn disowns(&self, address: IpAddr) -> bool {
+        let annotated = &self.pod.annotated_addresses;
+        !annotated.is_empty() && !annotated.contains(&address)
     }
 
     /// What is said to be the pod's beside its first addresses.
@@ -80,15 +97,24 @@ impl LocalPod {
             wide(Field::PodIps, &pod.annotated_prefixes),
             wide(Field::SourcePrefixes, &pod.source_prefixes),
         ];
-        let first = |field: Field, prefix: &Prefix| {
-            matches!(field, Field::Status | Field::PodIps)
-                && prefix.host_address().is_some_and(|address| self.had_first(address))
+        // The CNI plugin empties its annotation before IPAM has the address back, and writes another
+        // with a new sandbox; the status lags behind both. So a status is forged only where the
+        // plugin's word is still for the first address. Felix heeds the plugin's word while the
+        // status is empty.
+        let settled = !pod.annotated_addresses.is_empty()
+            && pod.annotated_addresses.iter().all(|address| self.had_first(*address));
+        let idle = |field: Field, prefix: &Prefix| match (field, prefix.host_address()) {
+            (Field::Status, Some(address)) => {
+                !settled || pod.terminating || self.had_first(address)
+            }
+            (Field::PodIps, Some(_)) => pod.terminating || !self.first_addresses.is_empty(),
+            _ => false,
         };
         let old = &self.claims;
         let claims = all
             .into_iter()
             .flatten()
-            .filter(|(field, prefix)| !first(*field, prefix))
+            .filter(|(field, prefix)| !idle(*field, prefix))
             .map(|claim| (claim, old.get(&claim).copied().unwrap_or(heard)))
             .collect();
         self.claims = claims;
@@ -138,6 +164,7 @@ impl Pods {
             _ => LocalPod {
                 interfaces: prefixes.iter().filter_map(|prefix| key.interface(prefix)).collect(),
                 first_addresses: Vec::new(),
+                first_at: None,
                 claims: BTreeMap::new(),
                 established: None,
                 heard,
@@ -147,6 +174,7 @@ impl Pods {
         if local.first_addresses.is_empty() && !local.pod.addresses.is_empty() {
             local.first_addresses.clone_from(&local.pod.addresses);
             local.heard = heard;
+            local.first_at = Some(at);
             local.established = local.established.or(Some(at));
         }
         local.note_claims(heard);
@@ -155,12 +183,17 @@ impl Pods {
     }
 
     /// Forgets a pod, unless another of its name has taken its place.
-    pub(crate) fn delete(&mut self, key: &PodKey, uid: &Uid) -> Touched {
+    pub(crate) fn delete(&mut self, at: BootTime, key: &PodKey, uid: &Uid) -> Touched {
         let mut touched = Touched::default();
         if self.known.get(key).is_some_and(|local| local.pod.uid == *uid) {
-            self.take(key, &mut touched);
+            self.depart(at, key, &mut touched);
         }
         touched
+    }
+
+    /// When the last pod went that had an interface of this name, if that was lately.
+    pub(crate) fn departed(&self, name: &InterfaceName) -> Option<BootTime> {
+        self.departed.get(name).copied()
     }
 
     /// Takes a full listing.
@@ -176,7 +209,7 @@ impl Pods {
         let gone: Vec<PodKey> =
             self.known.keys().filter(|key| !listed.contains(key)).cloned().collect();
         for key in gone {
-            self.take(&key, &mut touched);
+            self.depart(at, &key, &mut touched);
         }
         for pod in pods {
             let more = self.apply(at, heard, prefixes, pod);
@@ -185,6 +218,14 @@ impl Pods {
             touched.claims.extend(more.claims);
         }
         touched
+    }
+
+    fn depart(&mut self, at: BootTime, key: &PodKey, touched: &mut Touched) {
+        let Some(local) = self.take(key, touched) else { return };
+        if self.departed.len() >= DEPARTED_CAP {
+            self.departed.retain(|_, then| at.since(*then) < LATELY);
+        }
+        self.departed.extend(local.interfaces.into_iter().map(|name| (name, at)));
     }
 
     fn put(&mut self, local: LocalPod, touched: &mut Touched) {

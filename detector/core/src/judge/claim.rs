@@ -65,17 +65,6 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Whether a route for the prefix leads to the pod's interface.
-    fn is_routed(&self, pod: &LocalPod, prefix: Prefix) -> bool {
-        self.facts.kernel.fib.get(prefix).iter().any(|entry| {
-            let legs = self.facts.kernel.legs(&entry.route);
-            legs.as_slice().iter().any(|hop| {
-                let link = hop.interface.and_then(|index| self.facts.kernel.links.get(index));
-                link.is_some_and(|link| pod.interfaces.contains(&link.first_name))
-            })
-        })
-    }
-
     /// Annotation `floatingIPs` without its route.
     fn floating(
         &mut self,
@@ -279,9 +268,7 @@ impl<'a> Judge<'a> {
 
     /// Somebody known who has an address in the prefix, other than the pod itself.
     fn anybody_within(&self, prefix: Prefix, pod: &LocalPod) -> Option<(Victim, String)> {
-        if let Some(owner) = self.attached_owner_within(prefix)
-            && owner.pod.key != pod.pod.key
-        {
+        if let Some(owner) = self.attached_owner_within(prefix, Some(&pod.pod.key)) {
             return Some((victim_of(owner), format!("pod {} runs in {prefix}", owner.pod.key)));
         }
         if let Some(node) = self.facts.nodes.within(prefix) {

@@ -6,6 +6,7 @@ use super::ownership::{Ownership, Presence};
 use super::words::victim_of;
 use super::{Doubt, Judge, Leg, Verdict};
 use crate::facts::Identity;
+use crate::facts::answers::REVIEW;
 use crate::facts::links::KnownLink;
 use crate::facts::pods::LocalPod;
 use crate::finding::{Certainty, Effect, Extent, Severity, Victim};
@@ -37,15 +38,22 @@ impl Judge<'_> {
                     .iter()
                     .any(|prefix| key.interface(prefix).as_ref() == Some(&link.first_name))
         };
+        // What a pod leaves behind goes with its sandbox, or when Felix' grace of 10 s is over.
+        let departed = self.facts.pods.departed(&link.first_name);
+        let leg = Leg { since: departed.map_or(leg.since, |then| then.max(leg.since)), ..leg };
         let owner = match contested {
             // Made anew under the pod's name: the pod's address is the pod's all the more.
-            Some(pod) if pod.had_first(address) => {
+            Some(pod) if pod.had_first(address) && pod.can_own() => {
+                // A pod that was made anew as well may be what we cannot see.
+                if self.facts.blind.contains_key(&Sense::Pods) {
+                    return Verdict::Doubt(Doubt { until: None });
+                }
                 if let Some(wait) = self.wait(leg, self.facts.settings.newborn) {
                     return wait;
                 }
                 return self.remade(leg, link, pod, address);
             }
-            _ => self.ownership(address, leg.entry.since, &is_self),
+            _ => self.ownership(address, leg.since, &is_self),
         };
         match owner {
             Ownership::Owned { victim, evidence, presence } => {
@@ -66,7 +74,14 @@ impl Judge<'_> {
                 Verdict::Doubt(Doubt { until: None })
             }
             Ownership::Unowned { .. } | Ownership::Unanswered { .. } => {
-                if let Some(wait) = self.confirm(leg, address, self.facts.settings.newborn) {
+                // An address that is set aside for floating IPs hurts nobody else; of its pod we may
+                // just not have heard.
+                let patience = if self.facts.allow.names(address) {
+                    REVIEW
+                } else {
+                    self.facts.settings.newborn
+                };
+                if let Some(wait) = self.confirm(leg, address, patience) {
                     return wait;
                 }
                 let mut charge = self.charge(leg, Victim::Nobody, Effect::Intercept, Extent::Squat);
@@ -104,7 +119,7 @@ impl Judge<'_> {
         let started = self.facts.started.unwrap_or(self.now);
         let until = started
             .after(self.facts.settings.sync)
-            .max(leg.entry.since.after(self.facts.settings.settle));
+            .max(leg.since.after(self.facts.settings.settle));
         let displaced = leg
             .entry
             .displaced
@@ -130,7 +145,7 @@ impl Judge<'_> {
     /// An interface that a container may be behind, but not one of Calico's: wrong if it takes a
     /// pod's address.
     pub(super) fn stray(&mut self, leg: Leg<'_>, link: &KnownLink, address: IpAddr) -> Verdict {
-        match self.ownership(address, leg.entry.since, &|_, _| false) {
+        match self.ownership(address, leg.since, &|_, _| false) {
             Ownership::Owned {
                 victim: Victim::Node(_) | Victim::Service(_) | Victim::Metadata,
                 ..

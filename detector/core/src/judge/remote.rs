@@ -28,7 +28,7 @@ impl Judge<'_> {
             return verdict;
         }
         let Some(pod) = self.attached_owner(address) else { return Verdict::Irrelevant };
-        let until = leg.entry.since.after(self.facts.settings.remote);
+        let until = leg.since.after(self.facts.settings.remote);
         if self.now < until {
             return Verdict::Doubt(Doubt { until: Some(until) });
         }
@@ -53,7 +53,7 @@ impl Judge<'_> {
             let allocation = block.as_ref().and_then(|block| block.allocation(address));
             allocation.is_some_and(|allocation| is_at(allocation, next))
         };
-        let since = leg.entry.since;
+        let since = leg.since;
         // BIRD makes some routes anew every second: an older reading that bears them out serves.
         let (known, allocation, again) = match self.record_if(address, since, RARELY, RARELY, leads)
         {
@@ -73,6 +73,9 @@ impl Judge<'_> {
         let patience = if allocation.is_some() { timing.withdraw } else { timing.remote };
         // Both have to have stood for a while: the record is there first, the route lags behind.
         let due = since.max(known.since).after(patience);
+        if self.over.is_some_and(|ended| ended < due) {
+            return Some(Verdict::Irrelevant);
+        }
         if self.now < due {
             return Some(Verdict::Doubt(Doubt { until: Some(due) }));
         }
@@ -109,14 +112,16 @@ impl Judge<'_> {
         let prefix = leg.entry.route.prefix;
         let owner = match prefix.host_address() {
             Some(address) => self.attached_owner(address),
-            None if leg.entry.route.table == Table::LOCAL => self.attached_owner_within(prefix),
+            None if leg.entry.route.table == Table::LOCAL => {
+                self.attached_owner_within(prefix, None)
+            }
             None => None,
         };
         let (victim, evidence) = match (owner, prefix.host_address()) {
             (Some(pod), host) => {
                 (victim_of(pod), host.map(|address| self.first_address_evidence(pod, address)))
             }
-            (None, Some(address)) => match self.far_pod(address, leg.entry.since) {
+            (None, Some(address)) => match self.far_pod(address, leg.since) {
                 Ok((victim, evidence)) => (victim, Some(evidence)),
                 Err(verdict) => return verdict,
             },

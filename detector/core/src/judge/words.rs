@@ -128,7 +128,7 @@ impl Judge<'_> {
 
     pub(super) fn first_address_evidence(&self, pod: &LocalPod, address: IpAddr) -> Evidence {
         Evidence {
-            at: pod.established.unwrap_or(self.now),
+            at: pod.first_at.unwrap_or(self.now),
             witness: Witness::Api,
             text: format!(
                 "{address} is the address that pod {} has had from the first",

@@ -54,9 +54,7 @@ impl Judge<'_> {
             .filter(|address| prefix.contains(*address))
             .find_map(|address| self.attached_owner(address));
         let behind = self.facts.pods.on_interface(&link.first_name).map(|pod| &pod.pod.key);
-        let hit = rule_to.or_else(|| {
-            self.attached_owner_within(prefix).filter(|pod| Some(&pod.pod.key) != behind)
-        });
+        let hit = rule_to.or_else(|| self.attached_owner_within(prefix, behind));
         let victim = match hit {
             Some(pod) if rule_to.is_some() || prefix.length() >= narrow(prefix.is_ipv4()) => {
                 victim_of(pod)
@@ -87,7 +85,7 @@ impl Judge<'_> {
         let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
         // The allocation is older than the route, so a reading that is older than the route but
         // names the pod serves.
-        let (unrecorded, again) = match self.record(address, leg.entry.since, RARELY, &is_self) {
+        let (unrecorded, again) = match self.record(address, leg.since, RARELY, &is_self) {
             Record::Taken { allocation, again, .. } if names(allocation, &is_self) => {
                 return Verdict::Entitled(Some(again));
             }
@@ -108,7 +106,7 @@ impl Judge<'_> {
                 && self.facts.is_attached(other)
         };
         if let Some(owner) = self.facts.pods.with_address(address).find(earlier) {
-            let since = leg.entry.since.max(pod.established.unwrap_or_default());
+            let since = leg.since.max(pod.established.unwrap_or_default());
             let until = since.after(self.facts.settings.settle);
             if self.now < until {
                 return Verdict::Doubt(Doubt { until: Some(until) });
@@ -179,7 +177,7 @@ impl Judge<'_> {
         let permission = self.facts.allow.permission(address, &pod.pod);
         let facts = self.facts;
         let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
-        let owner = self.ownership(address, leg.entry.since, &is_self);
+        let owner = self.ownership(address, leg.since, &is_self);
         match (owner, permission) {
             (Ownership::Own(again), _) => Verdict::Entitled(Some(again)),
             (Ownership::Owned { victim, evidence, presence }, _) => {
@@ -193,7 +191,7 @@ impl Judge<'_> {
             (Ownership::Pending(until), permission) => {
                 // With the feature off or another's reservation the route is wrong whoever owns
                 // the address. The answer adds the victim's name, and is worth a moment only.
-                let moment = leg.entry.since.after(self.facts.settings.settle);
+                let moment = leg.since.after(self.facts.settings.settle);
                 if !(floating && self.is_forbidden(permission) && self.feature_known()) {
                     return Verdict::Doubt(Doubt { until: Some(until) });
                 }
@@ -204,6 +202,11 @@ impl Judge<'_> {
             }
             (Ownership::Unanswered { why, again }, permission) => {
                 if matches!(permission, Permission::Allowed(_)) && !self.feature_off() {
+                    return Verdict::Doubt(Doubt { until: Some(again) });
+                }
+                // With a new sandbox the pod has another address, and nobody is there to say so.
+                let fresh = pod.first_at.is_some_and(|then| link.since > then);
+                if fresh && !floating {
                     return Verdict::Doubt(Doubt { until: Some(again) });
                 }
                 if let Some(wait) = self.wait(leg, self.facts.settings.settle) {
@@ -230,6 +233,11 @@ impl Judge<'_> {
                 if said && plausible && !floating && matches!(permission, Permission::Unlisted) {
                     // A new sandbox of the same pod gets a new address; nobody else has it.
                     return Verdict::Entitled(Some(self.review()));
+                }
+                // IPAM takes its record back after the route is gone, so of a route that is gone an
+                // empty record says nothing.
+                if self.over.is_some() && !floating {
+                    return Verdict::Irrelevant;
                 }
                 // On a fresh interface it may be the pod's next self, of which we have yet to hear.
                 let fresh = pod.established.is_some_and(|established| link.since > established);
@@ -324,7 +332,7 @@ impl Judge<'_> {
     ) -> Verdict {
         let facts = self.facts;
         let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
-        let owner = self.ownership(address, leg.entry.since, &is_self);
+        let owner = self.ownership(address, leg.since, &is_self);
         match owner {
             Ownership::Owned { victim, evidence, presence } => {
                 if presence != Presence::Attached
@@ -383,7 +391,7 @@ impl Judge<'_> {
         if let Some(wait) = self.wait(leg, patience) {
             return Some(wait);
         }
-        let due = leg.entry.since.after(patience);
+        let due = leg.since.after(patience);
         let answers = &self.facts.answers;
         let block = self.facts.pools.block_of(address);
         let read = |block| answers.blocks.known(block).is_some_and(|known| known.asked >= due);
@@ -402,7 +410,7 @@ impl Judge<'_> {
 
     /// A doubt until the route has stood for `patience`; `None` once it has.
     pub(super) fn wait(&self, leg: Leg<'_>, patience: std::time::Duration) -> Option<Verdict> {
-        let until = leg.entry.since.after(patience);
+        let until = leg.since.after(patience);
         (self.now < until).then_some(Verdict::Doubt(Doubt { until: Some(until) }))
     }
 }
