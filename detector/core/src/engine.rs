@@ -392,13 +392,10 @@ impl Engine {
             let prefixes = facts.kernel.fib.on_interface(known.link.index);
             subjects.extend(prefixes.into_iter().map(Subject::Prefix));
         }
-        for known in facts.kernel.links.iter().filter(|l| facts.settings.is_uplink(&l.link)) {
-            let prefixes = facts.kernel.fib.on_interface(known.link.index);
-            let pooled = prefixes.into_iter().filter(|prefix| {
-                prefix.host_address().is_some_and(|address| facts.pools.of(address).is_some())
-            });
-            subjects.extend(pooled.map(Subject::Prefix));
-        }
+        // Routes by uplinks are in no index: there may be a million of them.
+        let hosts = facts.kernel.fib.hosts();
+        let pooled = hosts.filter(|(_, address)| facts.pools.of(*address).is_some());
+        subjects.extend(pooled.map(|(prefix, _)| Subject::Prefix(prefix)));
         for pod in facts.pods.iter() {
             for address in &pod.first_addresses {
                 self.add_address(*address, &mut subjects);

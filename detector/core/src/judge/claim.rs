@@ -18,6 +18,7 @@ use crate::finding::{
     Attacker, Certainty, Charge, Claim, Claimant, Effect, Evidence, Extent, Field, Means, Reach,
     Scope, Severity, Victim, Witness,
 };
+use crate::observation::Sense;
 use crate::policy::{Feature, Permission};
 use crate::route::{Prefix, RouteKind};
 use crate::time::BootTime;
@@ -170,6 +171,10 @@ impl<'a> Judge<'a> {
         address: IpAddr,
         since: BootTime,
     ) -> Verdict {
+        // The pod may have ended, and its address gone to another, without our hearing of it.
+        if self.facts.blind.contains_key(&Sense::Pods) {
+            return Verdict::Doubt(Doubt { until: None });
+        }
         let (victim, evidence, again) = match self.strong_owner(address, since, pod) {
             Strong::Owner(victim, evidence) => (victim, evidence, self.review()),
             Strong::Nobody(again) => return Verdict::Entitled(Some(again)),

@@ -6,7 +6,6 @@ use super::ownership::{Ownership, Presence};
 use super::words::victim_of;
 use super::{Doubt, Judge, Leg, Verdict};
 use crate::facts::Identity;
-use crate::facts::answers::REVIEW;
 use crate::facts::links::KnownLink;
 use crate::facts::pods::LocalPod;
 use crate::finding::{Certainty, Effect, Extent, Severity, Victim};
@@ -38,8 +37,9 @@ impl Judge<'_> {
                     .iter()
                     .any(|prefix| key.interface(prefix).as_ref() == Some(&link.first_name))
         };
-        // What a pod leaves behind goes with its sandbox, or when Felix' grace of 10 s is over.
-        let departed = self.facts.pods.departed(&link.first_name);
+        // What a pod leaves behind goes with its sandbox, or when Felix' grace of 10 s is over. The
+        // last listing may have been the first to lack it.
+        let departed = self.facts.pods.departed(&link.first_name).max(self.facts.pods_listed);
         let leg = Leg { since: departed.map_or(leg.since, |then| then.max(leg.since)), ..leg };
         let owner = match contested {
             // Made anew under the pod's name: the pod's address is the pod's all the more.
@@ -73,14 +73,9 @@ impl Judge<'_> {
                 // A pod that we cannot see may well be there.
                 Verdict::Doubt(Doubt { until: None })
             }
-            Ownership::Unowned { .. } | Ownership::Unanswered { .. } => {
-                // An address that is set aside for floating IPs hurts nobody else; of its pod we may
-                // just not have heard.
-                let patience = if self.facts.allow.names(address) {
-                    REVIEW
-                } else {
-                    self.facts.settings.newborn
-                };
+            Ownership::Unanswered { again, .. } => Verdict::Doubt(Doubt { until: Some(again) }),
+            Ownership::Unowned { .. } => {
+                let patience = self.patience(address);
                 if let Some(wait) = self.confirm(leg, address, patience) {
                     return wait;
                 }

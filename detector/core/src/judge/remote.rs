@@ -67,7 +67,13 @@ impl Judge<'_> {
             }
             Record::Free { known, again } => (known, None, again),
             Record::Pending(until) => return Some(Verdict::Doubt(Doubt { until: Some(until) })),
-            Record::Unreadable { .. } | Record::Absent => return None,
+            Record::Absent => return None,
+            Record::Unreadable { again, .. } => {
+                // A live migration cannot be told from it without the record.
+                let patient = since.after(self.facts.settings.remote * 4);
+                let doubtful = self.now < patient || self.attached_owner(address).is_none();
+                return doubtful.then_some(Verdict::Entitled(Some(again)));
+            }
         };
         let timing = &self.facts.settings;
         let patience = if allocation.is_some() { timing.withdraw } else { timing.remote };

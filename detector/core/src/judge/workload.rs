@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::ownership::{Ownership, Presence, Record, names};
 use super::words::victim_of;
 use super::{Doubt, Judge, Leg, Verdict};
-use crate::facts::answers::RARELY;
+use crate::facts::answers::{RARELY, REVIEW};
 use crate::facts::links::KnownLink;
 use crate::facts::pods::LocalPod;
 use crate::facts::{Facts, Identity};
@@ -128,7 +128,7 @@ impl Judge<'_> {
             return self.taken(leg, link, Some(pod), address, victim, evidence);
         }
         if unrecorded {
-            if let Some(wait) = self.confirm(leg, address, self.facts.settings.newborn) {
+            if let Some(wait) = self.confirm(leg, address, self.patience(address)) {
                 return wait;
             }
             return self.unrecorded(leg, link, pod, address);
@@ -206,7 +206,11 @@ impl Judge<'_> {
                 }
                 // With a new sandbox the pod has another address, and nobody is there to say so.
                 let fresh = pod.first_at.is_some_and(|then| link.since > then);
-                if fresh && !floating {
+                // Of what is gone, nothing can be said without an answer but what the pod itself
+                // claimed; and the CNI plugin's own word is not doubted before it is asked about.
+                let unsure =
+                    fresh || self.over.is_some() || pod.pod.annotated_addresses.contains(&address);
+                if unsure && !floating {
                     return Verdict::Doubt(Doubt { until: Some(again) });
                 }
                 if let Some(wait) = self.wait(leg, self.facts.settings.settle) {
@@ -332,6 +336,7 @@ impl Judge<'_> {
     ) -> Verdict {
         let facts = self.facts;
         let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
+        let floating = pod.pod.floating_addresses.contains(&address);
         let owner = self.ownership(address, leg.since, &is_self);
         match owner {
             Ownership::Owned { victim, evidence, presence } => {
@@ -344,11 +349,24 @@ impl Judge<'_> {
             }
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
             Ownership::Own(again) => Verdict::Entitled(Some(again)),
-            Ownership::Unowned { unrecorded: true, .. } if !self.may_bypass(pod, address) => {
-                if let Some(wait) = self.confirm(leg, address, self.facts.settings.newborn) {
+            Ownership::Unowned { unrecorded: true, .. }
+                if !floating && !self.may_bypass(pod, address) =>
+            {
+                if let Some(wait) = self.confirm(leg, address, self.patience(address)) {
                     return wait;
                 }
                 self.unrecorded(leg, link, pod, address)
+            }
+            Ownership::Unowned { .. } if floating => {
+                match self.facts.allow.permission(address, &pod.pod) {
+                    Permission::Allowed(_) if !self.feature_off() => {
+                        Verdict::Entitled(Some(self.review()))
+                    }
+                    permission => {
+                        let again = Some(self.soon());
+                        self.unapproved(leg, link, pod, address, permission, again)
+                    }
+                }
             }
             // The pod is real, the interface is its own and nobody else has the address.
             Ownership::Unowned { .. } => Verdict::Entitled(Some(self.review())),
@@ -378,6 +396,13 @@ impl Judge<'_> {
             self.add_claims(&mut charge, pod, address);
         }
         Verdict::Charged(Box::new(charge), Some(self.review()))
+    }
+
+    /// How long an address that nobody is known to own is waited for. One that is set aside for
+    /// floating IPs hurts nobody else, and of its pod, or its annotation, we may just not have heard.
+    pub(super) fn patience(&self, address: IpAddr) -> std::time::Duration {
+        let newborn = self.facts.settings.newborn;
+        if self.facts.allow.names(address) { newborn.max(REVIEW) } else { newborn }
     }
 
     /// A doubt until the route has stood for `patience` and the API server was asked again after
