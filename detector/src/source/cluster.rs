@@ -10,6 +10,7 @@
 //! few minutes, and one LIST for each question. Pods are watched by `spec.nodeName`, for which the
 //! API server has an index; no agent ever lists all pods.
 
+mod allowances;
 mod cni;
 mod counters;
 mod failure;
@@ -40,10 +41,12 @@ use tokio::task::JoinSet;
 use tower::timeout::TimeoutLayer;
 use tower::util::MapRequestLayer;
 
+pub use self::allowances::object;
 pub use self::counters::{Counters, Counts};
 pub use self::rejection::{Reason, Rejection};
 use crate::clock;
 use crate::config::Config;
+use crate::policy::Grants;
 use crate::text::printable;
 
 /// How long the API server may take to begin an answer: not to be connected to, or to be silent, is
@@ -56,6 +59,9 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const SLOW_PATIENCE: Duration = Duration::from_secs(290);
 /// How long a connection may be silent in the middle of an answer: longer than any watch lives.
 const SILENCE: Duration = Duration::from_secs(320);
+
+/// Words about the allow-list that wait to be merged with the configuration's.
+const GRANTS_QUEUE: usize = 16;
 
 /// Why there is no client.
 #[derive(Error, Debug)]
@@ -93,6 +99,7 @@ pub struct Cluster {
 pub struct Running {
     tasks: JoinSet<()>,
     counters: Arc<Counters>,
+    grants: Option<mpsc::Receiver<Grants>>,
 }
 
 // === impl Cluster ===
@@ -153,8 +160,10 @@ impl Cluster {
         spawn(pods::run(pods, node.clone(), counted(), tx.clone()).boxed());
         spawn(nodes::run(nodes, counted(), tx.clone()).boxed());
         spawn(feature::run(client.clone(), node, counted(), tx.clone()).boxed());
+        let (grant, grants) = mpsc::channel(GRANTS_QUEUE);
+        spawn(allowances::run(client.clone(), counted(), grant).boxed());
         spawn(question::run(client, counted(), questions, tx.clone()).boxed());
-        Running { tasks, counters }
+        Running { tasks, counters, grants: Some(grants) }
     }
 }
 
@@ -164,6 +173,12 @@ impl Running {
     /// What was done so far.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// What the cluster says of the allow-list. It is for one listener: whoever asks again gets
+    /// nothing.
+    pub fn grants(&mut self) -> Option<mpsc::Receiver<Grants>> {
+        self.grants.take()
     }
 
     /// Waits until a task has ended, which only happens when nobody listens to it any more or it

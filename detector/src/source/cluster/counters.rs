@@ -12,6 +12,8 @@ pub struct Counters {
     pub(super) failures: AtomicU64,
     pub(super) questions: AtomicU64,
     pub(super) unanswered: AtomicU64,
+    pub(super) statuses: AtomicU64,
+    pub(super) unwritten: AtomicU64,
     pub(super) rejections: Rejections,
 }
 
@@ -28,6 +30,10 @@ pub struct Counts {
     pub questions: u64,
     /// Questions that nobody could answer.
     pub unanswered: u64,
+    /// Statuses of allowances that were written.
+    pub statuses: u64,
+    /// Statuses of allowances that could not be written; another agent's being faster is no failure.
+    pub unwritten: u64,
     /// Parts of objects that were not taken.
     pub rejections: u64,
 }
@@ -44,11 +50,14 @@ impl Counters {
             failures: read(&self.failures),
             questions: read(&self.questions),
             unanswered: read(&self.unanswered),
+            statuses: read(&self.statuses),
+            unwritten: read(&self.unwritten),
             rejections: self.rejections.count(),
         }
     }
 
-    pub(super) fn increment(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::Relaxed);
+    /// Adds one; gives what it was.
+    pub(super) fn increment(counter: &AtomicU64) -> u64 {
+        counter.fetch_add(1, Ordering::Relaxed)
     }
 }

@@ -48,6 +48,8 @@ pub enum Reason {
     Malformed,
     /// It is none of the words that are known.
     UnknownWord,
+    /// What stands in [`Rejection::value`] says it, the value included.
+    InWords,
 }
 
 // === impl Reason ===
@@ -66,6 +68,7 @@ impl Reason {
             Self::TooMany => "has more entries than are read",
             Self::Malformed => "is malformed",
             Self::UnknownWord => "is not a known word",
+            Self::InWords => "is refused",
         }
     }
 }
@@ -78,11 +81,20 @@ impl Rejection {
         let (object, value) = (printable(object, 400).into(), printable(value, 64).into());
         Self { object, field, reason, value }
     }
+
+    /// A rejection whose `problem` is the rest of the sentence that the field begins.
+    pub(super) fn in_words(object: &str, field: &'static str, problem: &str) -> Self {
+        let (object, value) = (printable(object, 400).into(), printable(problem, 400).into());
+        Self { object, field, reason: Reason::InWords, value }
+    }
 }
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { object, field, reason, value } = self;
+        if *reason == Reason::InWords {
+            return write!(f, "{object}: {field} {value}");
+        }
         write!(f, "{object}: {field} {}: \"{value}\"", reason.as_str())
     }
 }
