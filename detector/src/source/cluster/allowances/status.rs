@@ -143,7 +143,7 @@ impl Status {
 }
 
 /// The patch that makes the status say `verdict`, for the version of the object that was seen only.
-fn patch(object: &Object, verdict: Verdict, now: Timestamp) -> Value {
+pub(super) fn patch(object: &Object, verdict: Verdict, now: Timestamp) -> Value {
     let since = object.status.accepted().filter(|old| old["status"] == verdict.status());
     let since = since.map(|old| old["lastTransitionTime"].clone()).filter(Value::is_string);
     let now = now.round(Unit::Second).unwrap_or(now);
