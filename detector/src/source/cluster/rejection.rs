@@ -40,14 +40,20 @@ pub enum Reason {
     LeadingZeros,
     /// The address has a zone, which neither Go's `net.ParseIP` nor a route takes.
     Zone,
-    /// It is a prefix of more than one address.
-    NotAHost,
     /// The list is longer than what is read of it.
     TooMany,
     /// It holds what no API server would let through here: control characters, or too much text.
     Malformed,
     /// It is none of the words that are known.
     UnknownWord,
+    /// It is a number beyond what it can be.
+    OutOfRange,
+    /// The list is not as long as the block has addresses.
+    WrongLength,
+    /// It is the record of other addresses than those that were asked for.
+    AnotherBlock,
+    /// It is no version of Calico, such as `v3.22.2`.
+    NotAVersion,
 }
 
 // === impl Reason ===
@@ -62,10 +68,13 @@ impl Reason {
             Self::NotAnAddress => "is not an IP address",
             Self::LeadingZeros => "has leading zeros",
             Self::Zone => "has a zone",
-            Self::NotAHost => "is a prefix, not one address",
             Self::TooMany => "has more entries than are read",
             Self::Malformed => "is malformed",
             Self::UnknownWord => "is not a known word",
+            Self::OutOfRange => "is out of range",
+            Self::WrongLength => "has not one entry for each address",
+            Self::AnotherBlock => "is not what was asked for",
+            Self::NotAVersion => "is not a version",
         }
     }
 }
