@@ -98,12 +98,11 @@ async fn at(instant: Option<Instant>) {
     }
 }
 
-/// Whether there is any block, in whichever group has such objects.
+/// Whether there is any block, in the first group that has such objects.
 async fn has_blocks(apis: &[Api<DynamicObject>]) -> Result<bool, Box<str>> {
     for api in apis {
         match api.list(&ListParams::default().limit(1)).await {
-            Ok(page) if page.items.is_empty() => {}
-            Ok(_) => return Ok(true),
+            Ok(page) => return Ok(!page.items.is_empty()),
             Err(error) if failure::is_not_served(&error) => {}
             Err(error) => return Err(failure::reason("list ipamblocks", &error)),
         }

@@ -127,8 +127,7 @@ async fn an_empty_record_is_looked_at_again() {
     let one = page("9", "", &[json!({"metadata": {"name": "10-0-0-0-26"}})]);
     // No pools are served, so that the watch asks for nothing for five minutes.
     let absent = || script::failure(404);
-    let (mut rx, _, _) =
-        source(vec![absent(), absent(), nothing(), nothing(), one, absent(), absent()]);
+    let (mut rx, _, _) = source(vec![absent(), absent(), nothing(), one]);
     let began = Instant::now();
     assert_eq!(next(&mut rx).await, What::Pools(vec![]));
     assert_eq!(next(&mut rx).await, What::Ipam(Ipam::Other));
@@ -144,7 +143,7 @@ async fn a_new_pool_is_a_reason_to_look_again() {
     let one = || page("9", "", &[json!({"metadata": {"name": "10-0-0-0-26"}})]);
     let absent = || script::failure(404);
     // Five minutes without pools, two looks for blocks meanwhile, then there are pools.
-    let mut replies = vec![absent(), absent(), nothing(), nothing(), nothing(), nothing()];
+    let mut replies = vec![absent(), absent(), nothing(), nothing()];
     replies.extend([page("7", "", &[object("a", "10.0.0.0/16", "1")]), one(), one()]);
     let (mut rx, _, _) = source(replies);
     for _ in 0..3 {
