@@ -1,27 +1,35 @@
-//! What the cluster says: pods of this node, nodes, the floating IP feature, and answers to
-//! questions.
+//! What the cluster says: pods of this node, nodes, IP pools, Services, the floating IP feature, its
+//! part of the allow-list, and answers to questions.
 //!
-//! Four tasks share one client and one channel. Each tells when it cannot see
+//! Seven tasks share one client and one channel. Each tells when it cannot see
 //! ([`What::Blind`]) and when it sees again, waits longer after each failure (0.8 s to 30 s, with
-//! jitter), and ends when nobody listens. Nothing is kept but the addresses of nodes: objects are
-//! taken apart by `parse` where they arrive.
+//! jitter), and ends when nobody listens. Nothing is kept but the addresses of nodes and Services, and
+//! the pools: objects are taken apart by `parse` where they arrive. A kind of object that cannot be
+//! read blinds its own sense only.
 //!
-//! What it costs the API server, for each node of the cluster: five watches that are renewed every
-//! few minutes, and one LIST for each question. Pods are watched by `spec.nodeName`, for which the
-//! API server has an index; no agent ever lists all pods.
+//! What it costs the API server, for each node of the cluster: ten watches that are renewed every
+//! few minutes, a GET for each question after a block, and a LIST for each question after pods. Pods
+//! are watched by `spec.nodeName`, for which the API server has an index; no agent ever lists all
+//! pods. The only thing that is ever written is the status of an allowance.
 
 mod allowances;
-mod cni;
+mod calico;
+pub mod cni;
 mod counters;
 mod failure;
 mod feature;
+mod felix;
 mod nodes;
 pub mod parse;
 mod pods;
+mod pools;
 mod question;
 mod rejection;
 #[cfg(test)]
 mod script;
+mod services;
+mod sight;
+mod version;
 mod watch;
 
 use std::path::PathBuf;
@@ -155,13 +163,15 @@ impl Cluster {
                 }
             });
         };
-        let (pods, nodes) = (client.clone(), client.clone());
+        let (client, shared) = (client.clone(), || client.clone());
         let counted = || Arc::clone(&counters);
-        spawn(pods::run(pods, node.clone(), counted(), tx.clone()).boxed());
-        spawn(nodes::run(nodes, counted(), tx.clone()).boxed());
+        spawn(pods::run(shared(), node.clone(), counted(), tx.clone()).boxed());
+        spawn(nodes::run(shared(), counted(), tx.clone()).boxed());
+        spawn(pools::run(shared(), counted(), tx.clone()).boxed());
+        spawn(services::run(shared(), counted(), tx.clone()).boxed());
         spawn(feature::run(client.clone(), node, counted(), tx.clone()).boxed());
         let (grant, grants) = mpsc::channel(GRANTS_QUEUE);
-        spawn(allowances::run(client.clone(), counted(), grant).boxed());
+        spawn(allowances::run(shared(), counted(), grant).boxed());
         spawn(question::run(client, counted(), questions, tx.clone()).boxed());
         Running { tasks, counters, grants: Some(grants) }
     }

@@ -140,7 +140,12 @@ impl Answers {
     }
 
     /// Since when, at the latest, the record of the address has said what it said at `asked`.
-    pub(crate) fn recorded_since(&self, block: Prefix, address: IpAddr, asked: BootTime) -> BootTime {
+    pub(crate) fn recorded_since(
+        &self,
+        block: Prefix,
+        address: IpAddr,
+        asked: BootTime,
+    ) -> BootTime {
         let first = self.blocks.first.get(&block).copied().unwrap_or(asked);
         self.changed.get(&address).map_or(first, |changed| first.max(*changed))
     }
@@ -221,9 +226,7 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
         if let Some(known) = known {
             let age = now.since(known.asked);
             let serves_for = if known.said.is_ok() { review } else { RETRY };
-            if known.asked >= since
-                || (age <= reuse && known.said.as_ref().is_ok_and(reusable))
-            {
+            if known.asked >= since || (age <= reuse && known.said.as_ref().is_ok_and(reusable)) {
                 return match self.in_flight.get(&key) {
                     None if age >= serves_for => Reading::Stale(known),
                     Some(asked) => Reading::Good(known, asked.after(patience)),

@@ -11,6 +11,7 @@ pub struct Counters {
     pub(super) listings: AtomicU64,
     pub(super) failures: AtomicU64,
     pub(super) questions: AtomicU64,
+    pub(super) block_questions: AtomicU64,
     pub(super) unanswered: AtomicU64,
     pub(super) statuses: AtomicU64,
     pub(super) unwritten: AtomicU64,
@@ -26,8 +27,10 @@ pub struct Counts {
     pub listings: u64,
     /// Listings and watches that failed and were begun again.
     pub failures: u64,
-    /// Questions that were asked.
+    /// Questions that were asked, of all kinds.
     pub questions: u64,
+    /// Questions for IPAM blocks among them.
+    pub block_questions: u64,
     /// Questions that nobody could answer.
     pub unanswered: u64,
     /// Statuses of allowances that were written.
@@ -49,6 +52,7 @@ impl Counters {
             listings: read(&self.listings),
             failures: read(&self.failures),
             questions: read(&self.questions),
+            block_questions: read(&self.block_questions),
             unanswered: read(&self.unanswered),
             statuses: read(&self.statuses),
             unwritten: read(&self.unwritten),

@@ -40,8 +40,6 @@ pub enum Reason {
     LeadingZeros,
     /// The address has a zone, which neither Go's `net.ParseIP` nor a route takes.
     Zone,
-    /// It is a prefix of more than one address.
-    NotAHost,
     /// The list is longer than what is read of it.
     TooMany,
     /// It holds what no API server would let through here: control characters, or too much text.
@@ -50,6 +48,14 @@ pub enum Reason {
     UnknownWord,
     /// What stands in [`Rejection::value`] says it, the value included.
     InWords,
+    /// It is a number beyond what it can be.
+    OutOfRange,
+    /// The list is not as long as the block has addresses.
+    WrongLength,
+    /// It is the record of other addresses than those that were asked for.
+    AnotherBlock,
+    /// It is no version of Calico, such as `v3.22.2`.
+    NotAVersion,
 }
 
 // === impl Reason ===
@@ -64,11 +70,14 @@ impl Reason {
             Self::NotAnAddress => "is not an IP address",
             Self::LeadingZeros => "has leading zeros",
             Self::Zone => "has a zone",
-            Self::NotAHost => "is a prefix, not one address",
             Self::TooMany => "has more entries than are read",
             Self::Malformed => "is malformed",
             Self::UnknownWord => "is not a known word",
             Self::InWords => "is refused",
+            Self::OutOfRange => "is out of range",
+            Self::WrongLength => "has not one entry for each address",
+            Self::AnotherBlock => "is not what was asked for",
+            Self::NotAVersion => "is not a version",
         }
     }
 }
