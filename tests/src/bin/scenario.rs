@@ -1,5 +1,5 @@
 //! Runs scenario files in the engine alone and on the real kernel, and prints expected against
-//! found. Exit code 1 where they differ.
+//! found. Exit code 1 where they differ. With `--table` it prints the table of docs/scenarios.md.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use detector_tests::scenario::compare::{AllSeen, differences};
 use detector_tests::scenario::engine::{self, StartOrder};
 use detector_tests::scenario::words::Words;
-use detector_tests::scenario::{Family, Named, all_paths, load, node};
+use detector_tests::scenario::{Family, Named, all_paths, catalogue, load, node};
 
 /// Scenarios that run at once on the real kernel: they mostly wait.
 const AT_ONCE: usize = 6;
@@ -39,6 +39,10 @@ enum Outcome {
 }
 
 fn main() -> Result<ExitCode> {
+    if std::env::args().nth(1).as_deref() == Some("--table") {
+        print!("{}", catalogue::table(&load(&all_paths()?)?));
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut files: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     if files.is_empty() {
         files = all_paths()?;
