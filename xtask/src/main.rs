@@ -64,6 +64,10 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     setup::run()?;
+    // It takes minutes to build, so only what uses it waits for it.
+    if matches!(task, Task::Setup | Task::Test | Task::Scenario { .. }) {
+        setup::kubernetes::run()?;
+    }
     match task {
         Task::Setup => Ok(()),
         Task::Demo { json } => build::demo(json),
