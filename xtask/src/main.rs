@@ -5,6 +5,7 @@
 
 mod build;
 mod command;
+mod fuzz;
 mod setup;
 
 use std::process::ExitCode;
@@ -36,6 +37,14 @@ enum Task {
     Scenario {
         /// The files; all that come with the project where none is given.
         files: Vec<std::path::PathBuf>,
+    },
+    /// Give arbitrary input to what reads the words of others, for a time.
+    Fuzz {
+        /// What reads.
+        target: fuzz::Target,
+        /// For how long.
+        #[arg(long, default_value_t = 600)]
+        seconds: u32,
     },
     /// Measure.
     #[command(subcommand)]
@@ -73,6 +82,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo { json } => build::demo(json),
         Task::Test => build::test(),
         Task::Scenario { files } => build::scenario(&files),
+        Task::Fuzz { target, seconds } => fuzz::fuzz(target, seconds),
         Task::Bench(Bench::Latency) => build::bench("latency"),
         Task::Bench(Bench::Churn) => build::bench("churn"),
         Task::Bench(Bench::Engine) => build::bench_engine(),
