@@ -87,26 +87,30 @@ pub(crate) struct Leg<'a> {
 }
 
 /// Judges a subject: for a prefix the routes that stand, or those given instead, which stood once,
-/// and of which the last went at the given time.
+/// each with the time when it went.
 pub(crate) fn judge(
     facts: &Facts,
     now: BootTime,
     subject: &Subject,
-    instead: Option<(&[Entry], BootTime)>,
+    instead: Option<&[(Entry, BootTime)]>,
 ) -> Judgement {
     let mut judge = Judge {
         facts,
         now,
         asks: BTreeSet::new(),
         rests: BTreeSet::new(),
-        over: instead.map(|(_, ended)| ended),
+        over: None,
         unread: BTreeSet::new(),
     };
     let mut verdicts = BTreeMap::new();
     match subject {
         Subject::Prefix(prefix) => {
-            let gone = instead.map(|(entries, _)| entries);
-            for entry in gone.unwrap_or_else(|| facts.kernel.fib.get(*prefix)) {
+            let live = if instead.is_none() { facts.kernel.fib.get(*prefix) } else { &[] };
+            for entry in live {
+                judge.entry(entry, &mut verdicts);
+            }
+            for (entry, ended) in instead.unwrap_or_default() {
+                judge.over = Some(*ended);
                 judge.entry(entry, &mut verdicts);
             }
         }

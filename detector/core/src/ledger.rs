@@ -30,7 +30,7 @@ pub(crate) struct Ledger {
 #[derive(Debug, Default)]
 struct Cases {
     targets: BTreeMap<Target, Case>,
-    gone: Vec<Entry>,
+    gone: Vec<(Entry, BootTime)>,
     /// When the last of the gone routes went.
     ended: BootTime,
 }
@@ -84,10 +84,9 @@ impl Ledger {
         self.cases.keys()
     }
 
-    /// The routes of a subject that went before they were judged, and when the last of them did.
-    pub(crate) fn gone(&self, subject: &Subject) -> Option<(&[Entry], BootTime)> {
-        let cases = self.cases.get(subject).filter(|cases| !cases.gone.is_empty())?;
-        Some((&cases.gone, cases.ended))
+    /// The routes of a subject that went before they were judged, and when each of them did.
+    pub(crate) fn gone(&self, subject: &Subject) -> Option<&[(Entry, BootTime)]> {
+        self.cases.get(subject).map(|cases| &*cases.gone).filter(|gone| !gone.is_empty())
     }
 
     pub(crate) fn knows(&self, subject: &Subject) -> bool {
@@ -104,7 +103,7 @@ impl Ledger {
     ) {
         let Some(cases) = self.cases.get_mut(subject) else { return };
         if cases.gone.len() < GONE_CAP && targets.iter().any(|target| cases.waits(target)) {
-            cases.gone.push(entry);
+            cases.gone.push((entry, at));
             cases.ended = at;
         }
     }

@@ -20,6 +20,11 @@ const BLOCKS_CAP: usize = 256;
 /// Addresses whose record changed lately that are kept before the old ones go.
 const CHANGES_CAP: usize = 4_096;
 
+/// Readings of one block whose times are kept, and how far they are apart at least: together they
+/// reach back further than any grace.
+const READINGS: usize = 32;
+const SPACING: Duration = Duration::from_secs(2);
+
 /// How old an answer may be that says whose an address is, if the route is newer than it.
 pub(crate) const REUSE: Duration = Duration::from_secs(10);
 
@@ -64,8 +69,8 @@ pub(crate) struct Answers {
 pub(crate) struct Book<K, V> {
     cap: usize,
     known: HashMap<K, Known<V>>,
-    /// When what is known was first asked for.
-    first: HashMap<K, BootTime>,
+    /// When answers were asked for lately, in order.
+    readings: HashMap<K, VecDeque<BootTime>>,
     order: VecDeque<(BootTime, K)>,
     in_flight: HashMap<K, BootTime>,
 }
@@ -143,15 +148,18 @@ impl Answers {
         }
     }
 
-    /// Since when, at the latest, the record of the address has said what it said at `asked`.
+    /// Since when, at the latest, the record of the address has said what it said at `asked`: the
+    /// first of the readings since `since` that said so.
     pub(crate) fn recorded_since(
         &self,
         block: Prefix,
         address: IpAddr,
         asked: BootTime,
+        since: BootTime,
     ) -> BootTime {
-        let first = self.blocks.first.get(&block).copied().unwrap_or(asked);
-        self.changed.get(&address).map_or(first, |changed| first.max(*changed))
+        let since = self.changed.get(&address).map_or(since, |changed| since.max(*changed));
+        let readings = self.blocks.readings.get(&block);
+        readings.into_iter().flatten().copied().find(|at| *at >= since).unwrap_or(asked)
     }
 
     fn note_changes(
@@ -210,7 +218,7 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
         Self {
             cap,
             known: HashMap::new(),
-            first: HashMap::new(),
+            readings: HashMap::new(),
             order: VecDeque::new(),
             in_flight: HashMap::new(),
         }
@@ -296,10 +304,13 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
     fn keep(&mut self, key: K, known: Known<V>) {
         self.order.push_back((known.asked, key));
         if known.said.is_ok() {
-            self.first.entry(key).or_insert(known.asked);
-        } else {
-            // What was said before the failure may have changed since.
-            self.first.remove(&key);
+            let readings = self.readings.entry(key).or_default();
+            if readings.back().is_none_or(|last| known.asked.since(*last) >= SPACING) {
+                if readings.len() == READINGS {
+                    readings.pop_front();
+                }
+                readings.push_back(known.asked);
+            }
         }
         self.known.insert(key, known);
         while self.order.len() > self.cap {
@@ -307,7 +318,7 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
                 && self.known.get(&key).is_some_and(|known| known.asked == asked)
             {
                 self.known.remove(&key);
-                self.first.remove(&key);
+                self.readings.remove(&key);
             }
         }
     }

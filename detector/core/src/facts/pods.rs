@@ -72,6 +72,12 @@ impl LocalPod {
         !annotated.is_empty() && !annotated.contains(&address)
     }
 
+    /// Whether the CNI plugin's word is for the pod's first address still.
+    pub(crate) fn is_settled(&self) -> bool {
+        let annotated = &self.pod.annotated_addresses;
+        !annotated.is_empty() && annotated.iter().all(|address| self.had_first(*address))
+    }
+
     /// What is said to be the pod's beside its first addresses.
     pub(crate) fn claims(&self) -> impl Iterator<Item = Claim> {
         self.claims.keys().map(|(field, prefix)| Claim {
@@ -101,8 +107,7 @@ impl LocalPod {
         // with a new sandbox; the status lags behind both. So a status is forged only where the
         // plugin's word is still for the first address. Felix heeds the plugin's word while the
         // status is empty.
-        let settled = !pod.annotated_addresses.is_empty()
-            && pod.annotated_addresses.iter().all(|address| self.had_first(*address));
+        let settled = self.is_settled();
         let idle = |field: Field, prefix: &Prefix| match (field, prefix.host_address()) {
             (Field::Status, Some(address)) => {
                 !settled || pod.terminating || self.had_first(address)

@@ -43,12 +43,12 @@ impl Judge<'_> {
         let leg = Leg { since: departed.map_or(leg.since, |then| then.max(leg.since)), ..leg };
         let owner = match contested {
             // Made anew under the pod's name: the pod's address is the pod's all the more.
-            Some(pod) if pod.had_first(address) && pod.can_own() => {
+            Some(pod) if pod.had_first(address) && pod.can_own() && !pod.pod.terminating => {
                 // A pod that was made anew as well may be what we cannot see.
                 if self.facts.blind.contains_key(&Sense::Pods) {
                     return Verdict::Doubt(Doubt { until: None });
                 }
-                if let Some(wait) = self.wait(leg, self.facts.settings.newborn) {
+                if let Some(wait) = self.wait(leg, self.facts.settings.newborn * 3) {
                     return wait;
                 }
                 return self.remade(leg, link, pod, address);

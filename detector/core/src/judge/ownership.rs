@@ -293,7 +293,7 @@ impl<'a> Judge<'a> {
                 Record::Unreadable { tried: known.asked, again }
             }
             Ok(said) => {
-                let since = self.facts.answers.recorded_since(block, address, known.asked);
+                let since = self.facts.answers.recorded_since(block, address, known.asked, since);
                 let reference = Reference { block, asked: known.asked, since };
                 match said.as_ref().and_then(|block| block.allocation(address)) {
                     Some(allocation) => Record::Taken { allocation, known: reference, again },

@@ -10,7 +10,7 @@ use crate::facts::links::KnownLink;
 use crate::facts::pods::LocalPod;
 use crate::facts::{Facts, Identity};
 use crate::finding::{Certainty, Effect, Evidence, Extent, Severity, Victim, Witness};
-use crate::observation::Question;
+use crate::observation::{Question, Sense};
 use crate::policy::{Feature, Permission};
 use crate::time::BootTime;
 use crate::workload::{NodeName, PodKey};
@@ -229,6 +229,10 @@ impl Judge<'_> {
                 let said = claimed
                     || pod.pod.annotated_addresses.contains(&address)
                     || pod.pod.addresses.contains(&address);
+                // Of an annotation, or of a new sandbox, we may not hear at present.
+                if !floating && self.facts.blind.contains_key(&Sense::Pods) {
+                    return Verdict::Doubt(Doubt { until: None });
+                }
                 let plausible = if unrecorded {
                     self.may_bypass(pod, address)
                 } else {
@@ -352,6 +356,9 @@ impl Judge<'_> {
             Ownership::Unowned { unrecorded: true, .. }
                 if !floating && !self.may_bypass(pod, address) =>
             {
+                if self.facts.blind.contains_key(&Sense::Pods) {
+                    return Verdict::Doubt(Doubt { until: None });
+                }
                 if let Some(wait) = self.confirm(leg, address, self.patience(address)) {
                     return wait;
                 }
