@@ -710,7 +710,8 @@ impl Telling {
         let starting = |start: &Micros| (*start..*start + 3 * SECOND).contains(&attack.time);
         attack.kind == Kind::Flap
             && (self.starts.iter().any(starting) || self.plan.outages.iter().any(|outage| {
-                outage.start < moment.end && moment.start < outage.end
+                // With the time until all is listed again.
+                outage.start < moment.end && moment.start < outage.end + 3 * SECOND
             }))
     }
 

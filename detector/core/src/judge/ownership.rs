@@ -19,6 +19,10 @@ use crate::route::Prefix;
 use crate::time::BootTime;
 use crate::workload::{NodeName, PodKey};
 
+/// How long after the end of a route a reading still speaks for its time: no address is taken back,
+/// given to the next pod and set up there within this time.
+const ROUND_TRIP: Duration = Duration::from_millis(50);
+
 /// What is known of an address's owner.
 pub(super) enum Ownership {
     /// It is somebody's.
@@ -116,7 +120,7 @@ impl<'a> Judge<'a> {
             return Ownership::Owned { victim, presence: Presence::Elsewhere, evidence };
         }
         let record = self.record(address, since, REVIEW, is_self);
-        if self.is_too_late(&record) {
+        if self.is_too_late(address, &record) {
             return Ownership::Unowned { claimed: true, unrecorded: false };
         }
         if let Record::Taken { allocation, known, again } = record {
@@ -356,13 +360,15 @@ impl<'a> Judge<'a> {
         (victim, Evidence { at: known.asked, witness: Witness::Ipam, text })
     }
 
-    /// Whether the record was read so long after the route went that the address may have changed
-    /// hands since.
-    fn is_too_late(&self, record: &Record<'_>) -> bool {
-        match record {
-            Record::Taken { known, .. } | Record::Free { known, .. } => self.is_late(known.asked),
-            _ => false,
-        }
+    /// Whether the record was first seen to say what it says when the route was gone: the address may
+    /// have changed hands since.
+    fn is_too_late(&self, address: IpAddr, record: &Record<'_>) -> bool {
+        let (Record::Taken { known, .. } | Record::Free { known, .. }) = record else {
+            return false;
+        };
+        let answers = &self.facts.answers;
+        let first = answers.recorded_since(known.block, address, known.asked, BootTime::ZERO);
+        self.over.is_some_and(|ended| first > ended.after(ROUND_TRIP))
     }
 
     fn is_late(&self, asked: BootTime) -> bool {

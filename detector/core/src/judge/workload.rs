@@ -207,9 +207,8 @@ impl Judge<'_> {
                 // With a new sandbox the pod has another address, and nobody is there to say so.
                 let fresh = pod.first_at.is_some_and(|then| link.since > then);
                 // Of what is gone, nothing can be said without an answer but what the pod itself
-                // claimed; and the CNI plugin's own word is not doubted before it is asked about.
-                let unsure =
-                    fresh || self.over.is_some() || pod.pod.annotated_addresses.contains(&address);
+                // claimed; nor of a pod for whose first address the CNI plugin speaks no longer.
+                let unsure = fresh || self.over.is_some() || !pod.is_settled();
                 if unsure && !floating {
                     return Verdict::Doubt(Doubt { until: Some(again) });
                 }
