@@ -104,7 +104,7 @@ impl Verdict {
     fn message(self, object: &Object) -> String {
         match (self, &object.meaning) {
             (_, Err(problem)) => format!(
-                "{} {}. An earlier valid version stays in force where an agent has seen one, until \
+                "{} {}; an earlier valid version stays in force where an agent has seen one, until \
                  this one is corrected or deleted",
                 problem.field, problem.text
             ),
