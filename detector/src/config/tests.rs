@@ -63,7 +63,7 @@ floatingIPs:
   - cidr: 192.0.2.16/28
     namespace: edge
     serviceAccount: gateway
-    expires: 2030-01-31T18:00:00+01:00
+    expires: 2130-01-31T18:00:00+01:00
     reason: 'the VIPs: #42'
   - {cidr: '2001:db8::/64', namespace: edge, serviceAccount: gateway}
 ";
@@ -80,12 +80,12 @@ fn every_key_is_taken_and_shown() {
     assert_eq!(config.resync_interval, Duration::from_hours(2));
     assert_eq!(config.allowed.len(), 2);
     assert_eq!(config.allowed[0].allowance.reason.as_deref(), Some("the VIPs: #42"));
-    assert_eq!(config.allowed[0].expires, Some("2030-01-31T17:00:00Z".parse().unwrap()));
+    assert_eq!(config.allowed[0].expires, Some("2130-01-31T17:00:00Z".parse().unwrap()));
     assert_eq!(config.settings().remote, Duration::from_mins(1));
 
     let yaml = config.to_yaml().unwrap();
     assert!(yaml.contains("cidr: 192.0.2.16/28 # origin: configuration\n"), "{yaml}");
-    assert!(yaml.contains("expires: 2030-01-31T17:00:00Z\n"), "{yaml}");
+    assert!(yaml.contains("expires: \"2130-01-31T17:00:00Z\"\n"), "{yaml}");
     let again = File::parse(Path::new(PATH), &yaml).unwrap_or_else(|e| panic!("{e}\n{yaml}"));
     assert_eq!(Config::resolve(&RunArgs::default(), &again).unwrap(), config, "{yaml}");
 }
