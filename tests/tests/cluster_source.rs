@@ -273,10 +273,10 @@ async fn the_beginning_is_all_there_is_and_only_what_concerns_this_node() {
     })
     .await;
     let mut told: BTreeMap<Sense, Vec<String>> = BTreeMap::new();
-    let sees = |told: &Vec<String>| told.last().is_some_and(|told| told == "seeing");
-    while told.len() < 5 || !told.values().all(sees) {
-        let (sense, word) = in_short(&world.next().await).unwrap();
-        told.entry(sense).or_default().push(word);
+    let is_whole = |told: &Vec<String>| told.last().is_some_and(|told| told == "seeing");
+    while told.len() < 5 || !told.values().all(is_whole) {
+        let (sense, line) = in_short(&world.next().await).unwrap();
+        told.entry(sense).or_default().push(line);
     }
     assert_eq!(told[&Sense::Pods], ["all: shop/a [10.0.0.1]", "seeing"]);
     assert_eq!(told[&Sense::Nodes], ["all: n1 [192.168.0.1], n2 [192.168.0.2]", "seeing"]);

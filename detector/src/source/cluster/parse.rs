@@ -76,13 +76,7 @@ pub fn pod(pod: &api::Pod) -> Result<Parsed<Pod>, Rejection> {
     // Mirror pods of static pods have none.
     let account = spec.and_then(|spec| spec.service_account_name.as_deref()).unwrap_or_default();
     let sandbox = reader.annotation(CONTAINER_ID).filter(|id| !id.is_empty());
-    let sandbox = sandbox.and_then(|id| match reader.identifier(CONTAINER_ID, Some(id), 128) {
-        Ok(id) => Some(id),
-        Err(rejection) => {
-            reader.rejections.push(rejection);
-            None
-        }
-    });
+    let sandbox = sandbox.and_then(|id| reader.optional(CONTAINER_ID, id, 128));
     let (annotated_addresses, annotated_prefixes) = annotated(&mut reader);
     let value = Pod {
         key,
@@ -142,15 +136,11 @@ pub fn node(node: &api::Node) -> Result<Parsed<Node>, Rejection> {
 
 /// `status.podIPs`, or `status.podIP` where that is empty.
 fn status_addresses(reader: &mut Reader<'_>, status: &api::PodStatus) -> Vec<IpAddr> {
-    match status.pod_ips.as_deref() {
-        Some(ips @ [_, ..]) => {
-            reader.take_all("status.podIPs", ips.iter().map(|pod_ip| &*pod_ip.ip), ip)
-        }
-        _ => {
-            let text = status.pod_ip.as_deref().filter(|text| !text.is_empty());
-            reader.take_all("status.podIP", text, ip)
-        }
+    if let Some(ips @ [_, ..]) = status.pod_ips.as_deref() {
+        return reader.take_all("status.podIPs", ips.iter().map(|pod_ip| &*pod_ip.ip), ip);
     }
+    let text = status.pod_ip.as_deref().filter(|text| !text.is_empty());
+    reader.take_all("status.podIP", text, ip)
 }
 
 /// Annotation `podIPs`, a list with commas, or `podIP` where that is empty: addresses, and prefixes

@@ -68,15 +68,12 @@ pub(super) async fn run(client: Client, counters: Arc<Counters>, tx: mpsc::Sende
             }
             () = at(look) => {
                 let found = has_blocks(&blocks).await;
-                let pause = match &found {
-                    Ok(has_blocks) => {
-                        backoff.reset();
-                        (!has_blocks).then_some(WITHOUT_BLOCKS)
-                    }
-                    Err(_) => {
-                        Counters::increment(&counters.failures);
-                        backoff.next()
-                    }
+                let pause = if let Ok(has_blocks) = &found {
+                    backoff.reset();
+                    (!has_blocks).then_some(WITHOUT_BLOCKS)
+                } else {
+                    Counters::increment(&counters.failures);
+                    backoff.next()
                 };
                 look = pause.map(|pause| Instant::now() + pause);
                 known.find(found)

@@ -55,10 +55,10 @@ pub(super) async fn run(
         pods: Api::all(client),
         counters,
     };
-    let asked = stream::unfold(questions, |mut questions| async {
+    let questions = stream::unfold(questions, |mut questions| async {
         Some((questions.recv().await?, questions))
     });
-    let answers = asked.map(|question| asker.ask(question)).buffer_unordered(AT_ONCE);
+    let answers = questions.map(|question| asker.ask(question)).buffer_unordered(AT_ONCE);
     let mut answers = std::pin::pin!(answers);
     while let Some(answer) = answers.next().await {
         if tell(&tx, What::Answer(answer)).await.is_err() {

@@ -25,11 +25,11 @@ fn version(text: &str, heeds_switch: Option<bool>) -> Version {
 
 /// All places have been read: of FelixConfigurations, ConfigMaps, and the version.
 fn reading(felix: [Said<Settings>; 2], cni: [Said<Switches>; 2], version: Said<Version>) -> Known {
-    let mut known = Known { felix, cni, version: version.clone(), ..known() };
+    let mut sight = Sight::new(Sense::Feature);
     if version.is_some() {
-        known.sight.sees(OF_VERSION);
+        sight.sees(OF_VERSION);
     }
-    known
+    Known { felix, cni, version, sight, ..known() }
 }
 
 fn feature(known: &Known) -> String {

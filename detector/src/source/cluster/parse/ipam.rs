@@ -110,13 +110,12 @@ pub fn block(object: &DynamicObject, asked: Prefix) -> Result<Parsed<Option<Bloc
             continue;
         }
         let at = ordinal.as_u64().and_then(|at| usize::try_from(at).ok());
-        let allocation = match at.and_then(|at| attributes.get(at)) {
-            Some(attribute) => allocation(&mut reader, attribute),
-            None => {
-                let value = format!("[{index}]: {}", shown(ordinal));
-                reader.reject("spec.allocations", Reason::OutOfRange, &value);
-                Some(Allocation::Other(UNREADABLE.into()))
-            }
+        let allocation = if let Some(attribute) = at.and_then(|at| attributes.get(at)) {
+            allocation(&mut reader, attribute)
+        } else {
+            let value = format!("[{index}]: {}", shown(ordinal));
+            reader.reject("spec.allocations", Reason::OutOfRange, &value);
+            Some(Allocation::Other(UNREADABLE.into()))
         };
         allocations.extend(allocation.map(|allocation| (nth(cidr, index), allocation)));
     }
@@ -149,13 +148,7 @@ fn affinity(reader: &mut Reader<'_>, value: &Value) -> Option<NodeName> {
 }
 
 fn node_name(reader: &mut Reader<'_>, field: &'static str, text: &str) -> Option<NodeName> {
-    match reader.identifier(field, Some(text), 253) {
-        Ok(name) => Some(NodeName(name)),
-        Err(_) => {
-            reader.reject(field, Reason::Malformed, text);
-            None
-        }
-    }
+    reader.optional(field, text, 253).map(NodeName)
 }
 
 /// The block's address with this number. A block has no host bits, so that nothing overflows.
@@ -191,13 +184,11 @@ fn allocation(reader: &mut Reader<'_>, attribute: &Value) -> Option<Allocation> 
     // Service (kube-controllers/pkg/controllers/loadbalancer/loadbalancer_controller.go).
     if let Some(service) = text("service") {
         let namespace = text("namespace").unwrap_or_default();
-        return match ServiceKey::new(namespace, service) {
-            Some(key) => Some(Allocation::Service(key)),
-            None => {
-                reader.reject(SECONDARY, Reason::Malformed, &format!("{namespace}/{service}"));
-                other()
-            }
-        };
+        if let Some(key) = ServiceKey::new(namespace, service) {
+            return Some(Allocation::Service(key));
+        }
+        reader.reject(SECONDARY, Reason::Malformed, &format!("{namespace}/{service}"));
+        return other();
     }
     match (text("type"), text("node")) {
         (Some(kind), Some(node)) if TUNNELS.contains(&kind) => {
@@ -215,13 +206,9 @@ fn handle(reader: &mut Reader<'_>, attribute: &Value) -> Box<str> {
     let field = "spec.attributes.handle_id";
     match &attribute["handle_id"] {
         Value::Null => "without a handle".into(),
-        Value::String(text) => match reader.identifier(field, Some(text), 253) {
-            Ok(handle) => handle,
-            Err(_) => {
-                reader.reject(field, Reason::Malformed, text);
-                UNREADABLE.into()
-            }
-        },
+        Value::String(text) => {
+            reader.optional(field, text, 253).unwrap_or_else(|| UNREADABLE.into())
+        }
         other => {
             reader.reject(field, Reason::Malformed, &shown(other));
             UNREADABLE.into()

@@ -66,6 +66,17 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The same for what an object can be without.
+    pub(super) fn optional(
+        &mut self,
+        field: &'static str,
+        text: &str,
+        longest: usize,
+    ) -> Option<Box<str>> {
+        let taken = self.identifier(field, Some(text), longest);
+        taken.map_err(|rejection| self.reject(field, rejection.reason, text)).ok()
+    }
+
     /// Takes one entry into a list, each once: saying a thing twice is no error. `false` where
     /// nothing more is taken.
     pub(super) fn take<T: PartialEq>(
