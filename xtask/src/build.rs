@@ -67,12 +67,18 @@ fn cargo_loud(arguments: &[&str]) -> Result<()> {
 
 /// One of our own programs, as cargo built it.
 fn program(name: &str, profile: &str) -> Result<Command> {
-    let target = match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(target) => PathBuf::from(target),
-        None => Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .context("xtask lies in the workspace")?
-            .join("target"),
-    };
-    Ok(Command::new(target.join(profile).join(name)))
+    Ok(Command::new(target()?.join(profile).join(name)))
+}
+
+/// The workspace's folder.
+pub(crate) fn workspace() -> Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> Result<PathBuf> {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(target) => Ok(PathBuf::from(target)),
+        None => Ok(workspace()?.join("target")),
+    }
 }

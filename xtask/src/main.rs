@@ -5,6 +5,7 @@
 
 mod build;
 mod command;
+mod fuzz;
 mod setup;
 
 use std::process::ExitCode;
@@ -37,6 +38,14 @@ enum Task {
         /// The files; all that come with the project where none is given.
         files: Vec<std::path::PathBuf>,
     },
+    /// Give arbitrary input to what reads the words of others, for a time.
+    Fuzz {
+        /// What reads.
+        target: fuzz::Target,
+        /// For how long.
+        #[arg(long, default_value_t = 600)]
+        seconds: u32,
+    },
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),
@@ -64,11 +73,16 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     setup::run()?;
+    // It takes minutes to build, so only what uses it waits for it.
+    if matches!(task, Task::Setup | Task::Test | Task::Scenario { .. }) {
+        setup::kubernetes::run()?;
+    }
     match task {
         Task::Setup => Ok(()),
         Task::Demo { json } => build::demo(json),
         Task::Test => build::test(),
         Task::Scenario { files } => build::scenario(&files),
+        Task::Fuzz { target, seconds } => fuzz::fuzz(target, seconds),
         Task::Bench(Bench::Latency) => build::bench("latency"),
         Task::Bench(Bench::Churn) => build::bench("churn"),
         Task::Bench(Bench::Engine) => build::bench_engine(),

@@ -11,6 +11,7 @@
 //! nothing, and each is decided by running what it is about, so that nothing has to be remembered.
 
 mod apt;
+pub(crate) mod kubernetes;
 
 use std::path::Path;
 use std::process::Command;

@@ -10,7 +10,7 @@ use self::resting::Resting;
 use crate::claim::Ipam;
 use crate::facts::Facts;
 use crate::facts::kernel::{Affected, DumpEnd};
-use crate::facts::pods::Touched;
+use crate::facts::pods::{LocalPod, Touched};
 use crate::finding::{Finding, Subject};
 use crate::judge::{self, judge};
 use crate::ledger::{Ledger, Verdicts};
@@ -117,25 +117,27 @@ impl Engine {
                 self.pods(now, touched);
             }
             What::PodDeleted(key, uid) => {
-                let touched = self.facts.pods.delete(&key, &uid);
+                let touched = self.facts.pods.delete(at, &key, &uid);
                 self.pods(now, touched);
             }
             What::PodsReset(pods) => {
+                self.facts.pods_listed = Some(at);
                 let prefixes = &self.facts.settings.interface_prefixes;
-                let heard = if self.facts.synced.pods { at } else { BootTime::ZERO };
+                let heard =
+                    if self.facts.synced.contains(&Sense::Pods) { at } else { BootTime::ZERO };
                 let touched = self.facts.pods.reset(at, heard, prefixes, pods);
-                if std::mem::replace(&mut self.facts.synced.pods, true) {
-                    self.pods(now, touched);
-                } else {
+                if self.facts.synced.insert(Sense::Pods) {
                     self.judge_everything(now, at);
+                } else {
+                    self.pods(now, touched);
                 }
             }
             What::NodesReset(nodes) => {
                 let touched = self.facts.nodes.reset(nodes);
-                if std::mem::replace(&mut self.facts.synced.nodes, true) {
-                    self.addresses(now, touched);
-                } else {
+                if self.facts.synced.insert(Sense::Nodes) {
                     self.judge_everything(now, at);
+                } else {
+                    self.addresses(now, touched);
                 }
             }
             What::NodeApplied(node) => {
@@ -157,15 +159,15 @@ impl Engine {
                 }
             }
             What::ServicesReset(services) => {
-                let touched = self.facts.services.reset(services);
-                if std::mem::replace(&mut self.facts.synced.services, true) {
-                    self.addresses(now, touched);
-                } else {
+                let touched = self.facts.services.reset(at, services);
+                if self.facts.synced.insert(Sense::Services) {
                     self.judge_everything(now, at);
+                } else {
+                    self.addresses(now, touched);
                 }
             }
             What::ServiceApplied(service) => {
-                let touched = self.facts.services.apply(service);
+                let touched = self.facts.services.apply(at, service);
                 self.addresses(now, touched);
             }
             What::ServiceDeleted(key) => {
@@ -268,7 +270,7 @@ impl Engine {
                 self.said.push_back(Output::Resync("more changed during the dump than was kept"));
             }
             end => {
-                let first = !std::mem::replace(&mut facts.synced.kernel, true);
+                let first = facts.synced.insert(Sense::Kernel);
                 self.affected(now, at, affected);
                 if first {
                     self.judge_everything(now, at);
@@ -295,6 +297,9 @@ impl Engine {
         for prefix in prefixes {
             for entry in self.facts.kernel.fib.get(prefix) {
                 self.add_rules_of(&entry.route, &mut subjects);
+            }
+            if let Some(address) = prefix.host_address() {
+                self.add_claims(address, &mut subjects);
             }
             subjects.insert(Subject::Prefix(prefix));
         }
@@ -330,10 +335,20 @@ impl Engine {
         subjects.insert(Subject::Prefix(Prefix::host(address)));
         subjects.extend(self.facts.kernel.fib.covering(address).map(Subject::Prefix));
         subjects.extend(self.facts.kernel.rules_for(address).cloned().map(Subject::Rule));
+        self.add_claims(address, subjects);
+    }
+
+    /// The claims that an address bears on: all of each pod that has to do with it, and those of
+    /// Services on it.
+    fn add_claims(&self, address: IpAddr, subjects: &mut BTreeSet<Subject>) {
+        let of_pods = self.facts.pods.with_address(address).flat_map(LocalPod::claims);
+        subjects.extend(of_pods.map(Subject::Claim));
+        subjects.extend(self.facts.services.claims_on(address).map(Subject::Claim));
     }
 
     fn pods(&mut self, now: BootTime, touched: Touched) {
-        let mut subjects = BTreeSet::new();
+        let mut subjects: BTreeSet<Subject> =
+            touched.claims.into_iter().map(Subject::Claim).collect();
         for name in &touched.interfaces {
             if let Some(link) = self.facts.kernel.links.by_name(name) {
                 let index = link.link.index;
@@ -368,8 +383,8 @@ impl Engine {
         }
     }
 
-    /// Judges all that can be wrong at all: routes by interfaces that are no uplinks, and every
-    /// subject that the ledger knows.
+    /// Judges all that can be wrong at all: routes by interfaces that are no uplinks, those by
+    /// uplinks to addresses of pools, claims, and every subject that the ledger knows.
     fn judge_everything(&mut self, now: BootTime, at: BootTime) {
         let mut subjects: BTreeSet<Subject> = self.ledger.subjects().cloned().collect();
         let facts = &self.facts;
@@ -377,11 +392,17 @@ impl Engine {
             let prefixes = facts.kernel.fib.on_interface(known.link.index);
             subjects.extend(prefixes.into_iter().map(Subject::Prefix));
         }
+        // Routes by uplinks are in no index: there may be a million of them.
+        let hosts = facts.kernel.fib.hosts();
+        let pooled = hosts.filter(|(_, address)| facts.pools.of(*address).is_some());
+        subjects.extend(pooled.map(|(prefix, _)| Subject::Prefix(prefix)));
         for pod in facts.pods.iter() {
             for address in &pod.first_addresses {
                 self.add_address(*address, &mut subjects);
             }
+            subjects.extend(pod.claims().map(Subject::Claim));
         }
+        subjects.extend(facts.services.claims().map(Subject::Claim));
         self.judge_all(now, at, subjects);
     }
 
@@ -393,11 +414,9 @@ impl Engine {
 
     fn judge(&mut self, now: BootTime, at: BootTime, subject: &Subject) {
         let live = judge(&self.facts, now, subject, None);
-        let remembered = self.ledger.gone(subject);
-        let gone = if remembered.is_empty() {
-            judge::Judgement::default()
-        } else {
-            judge(&self.facts, now, subject, Some(remembered))
+        let gone = match self.ledger.gone(subject) {
+            Some(remembered) => judge(&self.facts, now, subject, Some(remembered)),
+            None => judge::Judgement::default(),
         };
         if live.verdicts.is_empty() && !self.ledger.knows(subject) {
             return;
@@ -476,25 +495,29 @@ impl Engine {
         self.judge_all(now, now, subjects);
     }
 
-    /// Looks at routes that could not be waited for before, as far as there is room now.
+    /// Looks at what could not be waited for before, as far as there is room now.
     fn sweep(&mut self, now: BootTime) {
-        let mut unknown: HashSet<Prefix> = HashSet::new();
+        let mut unknown: HashSet<Subject> = HashSet::new();
+        let of_pods = self.facts.pods.iter().flat_map(LocalPod::claims);
+        let claims = of_pods.chain(self.facts.services.claims()).map(Subject::Claim);
+        unknown.extend(claims.filter(|subject| !self.ledger.knows(subject)));
         for known in self.facts.kernel.links.iter() {
             if self.facts.settings.is_uplink(&known.link) {
                 continue;
             }
             for prefix in self.facts.kernel.fib.on_interface(known.link.index) {
-                if !self.ledger.knows(&Subject::Prefix(prefix)) {
-                    unknown.insert(prefix);
+                let subject = Subject::Prefix(prefix);
+                if !self.ledger.knows(&subject) {
+                    unknown.insert(subject);
                 }
             }
         }
-        for prefix in unknown {
+        for subject in unknown {
             if self.ledger.waiting() >= self.facts.settings.waiting_cap {
                 self.sweep.get_or_insert(now.after(SWEEP));
                 return;
             }
-            self.judge(now, now, &Subject::Prefix(prefix));
+            self.judge(now, now, &subject);
         }
     }
 }

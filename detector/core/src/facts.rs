@@ -10,7 +10,7 @@ pub(crate) mod kernel;
 pub(crate) mod links;
 pub(crate) mod pods;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::answers::Answers;
 use self::cluster::{Nodes, Pools, Services};
@@ -31,6 +31,8 @@ pub(crate) struct Facts {
     pub(crate) started: Option<BootTime>,
     pub(crate) kernel: KernelTables,
     pub(crate) pods: Pods,
+    /// When they were listed last.
+    pub(crate) pods_listed: Option<BootTime>,
     pub(crate) nodes: Nodes,
     pub(crate) pools: Pools,
     pub(crate) services: Services,
@@ -39,18 +41,9 @@ pub(crate) struct Facts {
     pub(crate) allow: AllowList,
     pub(crate) answers: Answers,
     /// Senses that have told all there is at least once.
-    pub(crate) synced: Synced,
+    pub(crate) synced: BTreeSet<Sense>,
     /// Senses that are impaired at present, and why.
     pub(crate) blind: BTreeMap<Sense, Box<str>>,
-}
-
-/// What has been listed in full at least once.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Synced {
-    pub(crate) kernel: bool,
-    pub(crate) pods: bool,
-    pub(crate) nodes: bool,
-    pub(crate) services: bool,
 }
 
 /// Who is behind an interface.
@@ -77,6 +70,7 @@ impl Facts {
             started: None,
             kernel: KernelTables::default(),
             pods: Pods::default(),
+            pods_listed: None,
             nodes: Nodes::default(),
             pools: Pools::default(),
             services: Services::default(),
@@ -84,7 +78,7 @@ impl Facts {
             felix: Felix::default(),
             allow: AllowList::default(),
             answers: Answers::default(),
-            synced: Synced::default(),
+            synced: BTreeSet::new(),
             blind: BTreeMap::new(),
         }
     }
@@ -118,18 +112,27 @@ impl Facts {
     /// name, of which the API has yet to tell.
     pub(crate) fn is_attached(&self, pod: &LocalPod) -> bool {
         let links = pod.interfaces.iter().filter_map(|name| self.kernel.links.by_name(name));
-        links.into_iter().any(|link| pod.established.is_some_and(|then| link.since <= then))
+        links.into_iter().any(|link| pod.first_at.is_some_and(|then| link.since <= then))
+    }
+
+    /// Until when the listing of pools is waited for, where pods were listed but pools were not yet.
+    pub(crate) fn pools_awaited(&self, now: BootTime) -> Option<BootTime> {
+        if self.pools.is_told() {
+            return None;
+        }
+        let until = self.pods_listed?.after(self.settings.sync);
+        (now < until).then_some(until)
     }
 
     /// What is missing for a full verdict, in words.
     pub(crate) fn missing(&self) -> Vec<Box<str>> {
         let told = [
-            (Sense::Kernel, self.synced.kernel),
-            (Sense::Pods, self.synced.pods),
-            (Sense::Nodes, self.synced.nodes),
+            (Sense::Kernel, self.synced.contains(&Sense::Kernel)),
+            (Sense::Pods, self.synced.contains(&Sense::Pods)),
+            (Sense::Nodes, self.synced.contains(&Sense::Nodes)),
             (Sense::Feature, self.feature != Feature::Unknown),
             (Sense::Pools, self.pools.ipam != Ipam::Unknown),
-            (Sense::Services, self.synced.services),
+            (Sense::Services, self.synced.contains(&Sense::Services)),
             // The configuration's part is always there; the cluster's part is told of when it fails.
             (Sense::Allowances, true),
         ];

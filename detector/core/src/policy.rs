@@ -83,6 +83,16 @@ impl AllowList {
         Self(entries)
     }
 
+    /// Whether an entry lets `pod` have all of `prefix`.
+    pub fn covers(&self, prefix: Prefix, pod: &Pod) -> bool {
+        self.0.iter().any(|entry| entry.cidr.covers(&prefix) && entry.is_for(pod))
+    }
+
+    /// Whether an entry speaks of `address`, for whomever.
+    pub fn names(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|entry| entry.cidr.contains(address))
+    }
+
     /// What it says of `address` as a floating IP of `pod`.
     pub fn permission(&self, address: IpAddr, pod: &Pod) -> Permission<'_> {
         let mut answer = Permission::Unlisted;

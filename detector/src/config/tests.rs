@@ -78,7 +78,7 @@ fn every_key_is_taken_and_shown() {
     assert_eq!(config.sync, Duration::ZERO);
     assert_eq!(config.resync_interval, Duration::from_hours(2));
     assert_eq!(config.allowed.len(), 2);
-    assert_eq!(config.allowed[0].reason.as_deref(), Some("the VIPs: #42"));
+    assert_eq!(config.allowed[0].allowance.reason.as_deref(), Some("the VIPs: #42"));
     assert_eq!(config.settings().remote, Duration::from_mins(1));
 
     let yaml = config.to_yaml().unwrap();

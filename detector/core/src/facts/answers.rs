@@ -20,6 +20,11 @@ const BLOCKS_CAP: usize = 256;
 /// Addresses whose record changed lately that are kept before the old ones go.
 const CHANGES_CAP: usize = 4_096;
 
+/// Readings of one block whose times are kept, and how far they are apart at least: together they
+/// reach back further than any grace.
+const READINGS: usize = 32;
+const SPACING: Duration = Duration::from_secs(2);
+
 /// How old an answer may be that says whose an address is, if the route is newer than it.
 pub(crate) const REUSE: Duration = Duration::from_secs(10);
 
@@ -64,8 +69,8 @@ pub(crate) struct Answers {
 pub(crate) struct Book<K, V> {
     cap: usize,
     known: HashMap<K, Known<V>>,
-    /// When what is known was first asked for.
-    first: HashMap<K, BootTime>,
+    /// When answers were asked for lately, in order.
+    readings: HashMap<K, VecDeque<BootTime>>,
     order: VecDeque<(BootTime, K)>,
     in_flight: HashMap<K, BootTime>,
 }
@@ -76,6 +81,8 @@ pub(crate) struct Known<V> {
     pub(crate) asked: BootTime,
     /// What was answered, or why nobody could say.
     pub(crate) said: Result<V, Box<str>>,
+    /// Why it could not be asked again, and when that was tried.
+    pub(crate) failed: Option<(BootTime, Box<str>)>,
 }
 
 /// How far an answer serves.
@@ -87,6 +94,8 @@ pub(crate) enum Reading<'a, V> {
     Stale(&'a Known<V>),
     /// A question is under way; it is given up at the given time.
     Asked(BootTime),
+    /// It was asked for what would serve, but nobody could say; ask again at the given time.
+    Failed { why: &'a str, tried: BootTime, again: BootTime },
     /// Nothing that serves is known: ask, but not before the given time.
     Unasked(BootTime),
 }
@@ -139,10 +148,18 @@ impl Answers {
         }
     }
 
-    /// Since when, at the latest, the record of the address has said what it said at `asked`.
-    pub(crate) fn recorded_since(&self, block: Prefix, address: IpAddr, asked: BootTime) -> BootTime {
-        let first = self.blocks.first.get(&block).copied().unwrap_or(asked);
-        self.changed.get(&address).map_or(first, |changed| first.max(*changed))
+    /// Since when, at the latest, the record of the address has said what it said at `asked`: the
+    /// first of the readings since `since` that said so.
+    pub(crate) fn recorded_since(
+        &self,
+        block: Prefix,
+        address: IpAddr,
+        asked: BootTime,
+        since: BootTime,
+    ) -> BootTime {
+        let since = self.changed.get(&address).map_or(since, |changed| since.max(*changed));
+        let readings = self.blocks.readings.get(&block);
+        readings.into_iter().flatten().copied().find(|at| *at >= since).unwrap_or(asked)
     }
 
     fn note_changes(
@@ -152,7 +169,7 @@ impl Answers {
         said: &Result<Option<Block>, Box<str>>,
     ) {
         let Ok(new) = said else { return };
-        let Some(Known { asked: before, said: Ok(old) }) = self.blocks.known.get(&block) else {
+        let Some(Known { asked: before, said: Ok(old), .. }) = self.blocks.known.get(&block) else {
             return;
         };
         if *before > asked {
@@ -182,7 +199,7 @@ impl Answers {
         match reply {
             Reply::Block(block, said) => {
                 self.note_changes(block, asked, &said);
-                self.blocks.apply(block, Known { asked, said });
+                self.blocks.apply(block, asked, said);
             }
             Reply::Claimants(address, pods) => {
                 let said = pods.map(|pods| {
@@ -190,7 +207,7 @@ impl Answers {
                     owners.sort_by(|a, b| a.key.cmp(&b.key));
                     owners
                 });
-                self.claimants.apply(address, Known { asked, said });
+                self.claimants.apply(address, asked, said);
             }
         }
     }
@@ -201,7 +218,7 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
         Self {
             cap,
             known: HashMap::new(),
-            first: HashMap::new(),
+            readings: HashMap::new(),
             order: VecDeque::new(),
             in_flight: HashMap::new(),
         }
@@ -217,24 +234,29 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
         reusable: impl FnOnce(&V) -> bool,
     ) -> Reading<'_, V> {
         let Need { since, now, patience, review } = need;
-        let known = self.known.get(&key);
-        if let Some(known) = known {
-            let age = now.since(known.asked);
-            let serves_for = if known.said.is_ok() { review } else { RETRY };
-            if known.asked >= since
-                || (age <= reuse && known.said.as_ref().is_ok_and(reusable))
-            {
-                return match self.in_flight.get(&key) {
-                    None if age >= serves_for => Reading::Stale(known),
-                    Some(asked) => Reading::Good(known, asked.after(patience)),
-                    None => Reading::Good(known, known.asked.after(serves_for)),
-                };
+        let in_flight = self.in_flight.get(&key).map(|asked| asked.after(patience));
+        let Some(known) = self.known.get(&key) else {
+            return in_flight.map_or(Reading::Unasked(now), Reading::Asked);
+        };
+        let age = now.since(known.asked);
+        let serves_for = if known.said.is_ok() { review } else { RETRY };
+        if known.asked >= since || (age <= reuse && known.said.as_ref().is_ok_and(reusable)) {
+            let mut again = known.asked.after(serves_for);
+            if let Some((tried, _)) = &known.failed {
+                again = again.max(tried.after(RETRY));
             }
+            return match in_flight {
+                Some(until) => Reading::Good(known, until),
+                None if again <= now => Reading::Stale(known),
+                None => Reading::Good(known, again),
+            };
         }
-        match (self.in_flight.get(&key), known) {
-            (Some(asked), _) => Reading::Asked(asked.after(patience)),
-            (None, Some(known)) => Reading::Unasked(known.asked.after(PACE)),
-            (None, None) => Reading::Unasked(now),
+        match (in_flight, &known.failed) {
+            (Some(until), _) => Reading::Asked(until),
+            (None, Some((tried, why))) if *tried >= since && now < tried.after(RETRY) => {
+                Reading::Failed { why, tried: *tried, again: tried.after(RETRY) }
+            }
+            (None, _) => Reading::Unasked(known.asked.after(PACE)),
         }
     }
 
@@ -255,27 +277,40 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
         let late = self.in_flight.get(&key).is_some_and(|asked| now >= asked.after(patience));
         if late && let Some(asked) = self.in_flight.remove(&key) {
             let why = format!("no answer within {patience:?}").into();
-            self.keep(key, Known { asked, said: Err(why) });
+            self.fail(key, asked, why);
         }
         late
     }
 
-    fn apply(&mut self, key: K, answer: Known<V>) {
-        if self.in_flight.get(&key).is_some_and(|sent| *sent <= answer.asked) {
+    fn apply(&mut self, key: K, asked: BootTime, said: Result<V, Box<str>>) {
+        if self.in_flight.get(&key).is_some_and(|sent| *sent <= asked) {
             self.in_flight.remove(&key);
         }
-        if self.known.get(&key).is_none_or(|known| known.asked <= answer.asked) {
-            self.keep(key, answer);
+        match said {
+            Err(why) => self.fail(key, asked, why),
+            Ok(_) if self.known.get(&key).is_some_and(|known| known.asked > asked) => {}
+            said => self.keep(key, Known { asked, said, failed: None }),
+        }
+    }
+
+    /// What was said before stays said, until it is asked for what is newer.
+    fn fail(&mut self, key: K, asked: BootTime, why: Box<str>) {
+        match self.known.get_mut(&key) {
+            Some(known) if known.said.is_ok() => known.failed = Some((asked, why)),
+            _ => self.keep(key, Known { asked, said: Err(why), failed: None }),
         }
     }
 
     fn keep(&mut self, key: K, known: Known<V>) {
         self.order.push_back((known.asked, key));
         if known.said.is_ok() {
-            self.first.entry(key).or_insert(known.asked);
-        } else {
-            // What was said before the failure may have changed since.
-            self.first.remove(&key);
+            let readings = self.readings.entry(key).or_default();
+            if readings.back().is_none_or(|last| known.asked.since(*last) >= SPACING) {
+                if readings.len() == READINGS {
+                    readings.pop_front();
+                }
+                readings.push_back(known.asked);
+            }
         }
         self.known.insert(key, known);
         while self.order.len() > self.cap {
@@ -283,7 +318,7 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
                 && self.known.get(&key).is_some_and(|known| known.asked == asked)
             {
                 self.known.remove(&key);
-                self.first.remove(&key);
+                self.readings.remove(&key);
             }
         }
     }

@@ -1,12 +1,13 @@
 //! What the cluster's own objects say of addresses: nodes, pools and Services.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use crate::claim::{Ipam, Pool, Service, ServiceKey, Spread};
-use crate::finding::Field;
+use crate::finding::{Claim, Claimant, Field};
 use crate::observation::Node;
 use crate::route::Prefix;
+use crate::time::BootTime;
 use crate::workload::NodeName;
 
 /// Nodes of the cluster.
@@ -16,17 +17,23 @@ pub(crate) struct Nodes {
     by_address: HashMap<IpAddr, NodeName>,
 }
 
+/// Pools that are remembered after they are gone.
+const FORMER_CAP: usize = 64;
+
 /// IP pools, and who gives addresses at all.
 #[derive(Debug, Default)]
 pub(crate) struct Pools {
     pub(crate) ipam: Ipam,
-    pools: Vec<Pool>,
+    /// `None` before they were listed.
+    pools: Option<Vec<Pool>>,
+    /// Pools that are gone: pods may have their addresses still.
+    former: Vec<Pool>,
 }
 
 /// Services of the cluster.
 #[derive(Debug, Default)]
 pub(crate) struct Services {
-    by_key: HashMap<ServiceKey, Service>,
+    by_key: HashMap<ServiceKey, (Service, BootTime)>,
     cluster: HashMap<IpAddr, ServiceKey>,
     /// Addresses that Services say are theirs, with who says so and where.
     claimed: HashMap<IpAddr, Vec<(ServiceKey, Field)>>,
@@ -45,6 +52,12 @@ impl Nodes {
         let mut family = prefixes.iter().filter(|p| p.is_ipv4() == address.is_ipv4()).peekable();
         family.peek()?;
         Some(family.any(|prefix| prefix.contains(address)))
+    }
+
+    /// A node with an address in the prefix: the first by name.
+    pub(crate) fn within(&self, prefix: Prefix) -> Option<&NodeName> {
+        let inside = self.by_address.iter().filter(|(address, _)| prefix.contains(**address));
+        inside.map(|(_, node)| node).min()
     }
 
     /// Takes a node's addresses; gives those that changed hands.
@@ -87,22 +100,39 @@ impl Pools {
     /// Takes all pools; true where that is news.
     pub(crate) fn reset(&mut self, mut pools: Vec<Pool>) -> bool {
         pools.sort();
-        let news = pools != self.pools;
-        self.pools = pools;
-        news
+        if self.pools.as_ref() == Some(&pools) {
+            return false;
+        }
+        let old = self.pools.replace(pools.clone()).unwrap_or_default();
+        self.former.extend(old);
+        self.former.retain(|pool| !pools.contains(pool));
+        let surplus = self.former.len().saturating_sub(FORMER_CAP);
+        self.former.drain(..surplus);
+        true
+    }
+
+    /// Whether it is known who gives addresses, and from which pools if that is Calico.
+    pub(crate) fn is_told(&self) -> bool {
+        self.ipam == Ipam::Other || (self.ipam == Ipam::Calico && self.pools.is_some())
     }
 
     /// The pool that the address is in: the smallest, where pools overlap against the rules.
     pub(crate) fn of(&self, address: IpAddr) -> Option<&Pool> {
-        let holding = self.pools.iter().filter(|pool| pool.cidr.contains(address));
-        holding.max_by_key(|pool| pool.cidr.length())
+        let smallest = |pools: &'_ [Pool]| {
+            let holding = pools.iter().enumerate().filter(|(_, pool)| pool.cidr.contains(address));
+            holding.max_by_key(|(_, pool)| pool.cidr.length()).map(|(at, _)| at)
+        };
+        let pools = self.pools.as_deref().unwrap_or_default();
+        smallest(pools)
+            .map(|at| &pools[at])
+            .or_else(|| smallest(&self.former).map(|at| &self.former[at]))
     }
 
     /// The block whose record would say whose the address is; `None` where IPAM is not Calico's.
     /// Of an address in no pool, which may be what is left of a pool that was deleted, it is the
     /// block of the usual size.
     pub(crate) fn block_of(&self, address: IpAddr) -> Option<Prefix> {
-        if self.ipam == Ipam::Other {
+        if self.ipam == Ipam::Other || self.pools.is_none() {
             return None;
         }
         match self.of(address) {
@@ -133,7 +163,18 @@ impl Services {
     }
 
     pub(crate) fn get(&self, key: &ServiceKey) -> Option<&Service> {
-        self.by_key.get(key)
+        self.by_key.get(key).map(|(service, _)| service)
+    }
+
+    /// Since when the Service has been what it is.
+    pub(crate) fn since(&self, key: &ServiceKey) -> Option<BootTime> {
+        self.by_key.get(key).map(|(_, since)| *since)
+    }
+
+    /// A Service with a cluster address in the prefix: the first by name.
+    pub(crate) fn within(&self, prefix: Prefix) -> Option<&ServiceKey> {
+        let inside = self.cluster.iter().filter(|(address, _)| prefix.contains(**address));
+        inside.map(|(_, service)| service).min()
     }
 
     /// The Services that say that the address is theirs without its having been given to them.
@@ -141,8 +182,23 @@ impl Services {
         self.claimed.get(&address).map_or(&[], Vec::as_slice)
     }
 
+    /// What Services say of the address without its having been given to them.
+    pub(crate) fn claims_on(&self, address: IpAddr) -> impl Iterator<Item = Claim> {
+        self.claimants(address).iter().map(move |claim| claim_of(address, claim))
+    }
+
+    /// All that Services say is theirs without its having been given to them.
+    pub(crate) fn claims(&self) -> impl Iterator<Item = Claim> {
+        let all = self.claimed.iter();
+        all.flat_map(|(address, claims)| claims.iter().map(|claim| claim_of(*address, claim)))
+    }
+
     /// Takes a Service; gives the addresses that it has something to do with.
-    pub(crate) fn apply(&mut self, service: Service) -> Vec<IpAddr> {
+    pub(crate) fn apply(&mut self, heard: BootTime, service: Service) -> Vec<IpAddr> {
+        let since = match self.by_key.get(&service.key) {
+            Some((old, since)) if *old == service => *since,
+            _ => heard,
+        };
         let mut touched = self.delete(&service.key);
         for address in &service.cluster_addresses {
             self.cluster.insert(*address, service.key.clone());
@@ -156,13 +212,13 @@ impl Services {
             }
             touched.push(address);
         }
-        self.by_key.insert(service.key.clone(), service);
+        self.by_key.insert(service.key.clone(), (service, since));
         touched
     }
 
     /// Forgets a Service; gives the addresses that it had something to do with.
     pub(crate) fn delete(&mut self, key: &ServiceKey) -> Vec<IpAddr> {
-        let Some(service) = self.by_key.remove(key) else { return Vec::new() };
+        let Some((service, _)) = self.by_key.remove(key) else { return Vec::new() };
         let mut touched = Vec::new();
         for address in &service.cluster_addresses {
             if self.cluster.get(address) == Some(key) {
@@ -183,15 +239,21 @@ impl Services {
     }
 
     /// Takes a full listing; gives every address that a Service had or has something to do with.
-    pub(crate) fn reset(&mut self, services: Vec<Service>) -> Vec<IpAddr> {
-        let mut touched: Vec<IpAddr> = self.cluster.drain().map(|(address, _)| address).collect();
-        touched.extend(self.claimed.drain().map(|(address, _)| address));
-        self.by_key.clear();
+    pub(crate) fn reset(&mut self, heard: BootTime, services: Vec<Service>) -> Vec<IpAddr> {
+        let listed: HashSet<&ServiceKey> = services.iter().map(|service| &service.key).collect();
+        let gone: Vec<ServiceKey> =
+            self.by_key.keys().filter(|key| !listed.contains(key)).cloned().collect();
+        let mut touched: Vec<IpAddr> = gone.iter().flat_map(|key| self.delete(key)).collect();
         for service in services {
-            touched.extend(self.apply(service));
+            touched.extend(self.apply(heard, service));
         }
         touched
     }
+}
+
+fn claim_of(address: IpAddr, (service, field): &(ServiceKey, Field)) -> Claim {
+    let claimant = Claimant::Service(service.clone());
+    Claim { prefix: Prefix::host(address), claimant, field: *field }
 }
 
 /// What a Service says is its own, and where.

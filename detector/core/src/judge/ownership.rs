@@ -11,6 +11,7 @@ use super::Judge;
 use super::words::victim_of;
 use crate::claim::{Allocation, Block, PodHolder};
 use crate::facts::answers::{Claimant, Known, Need, REUSE, REVIEW, Reading, SOON};
+use crate::facts::fib::Entry;
 use crate::facts::pods::LocalPod;
 use crate::finding::{Evidence, Victim, Witness};
 use crate::observation::Question;
@@ -57,7 +58,7 @@ pub(super) enum Record<'a> {
     /// Being read; decided at the given time at the latest.
     Pending(BootTime),
     /// It could not be read.
-    Unreadable { why: Box<str>, again: BootTime },
+    Unreadable { tried: BootTime, again: BootTime },
     /// The address is free.
     Free { known: Reference, again: BootTime },
     /// The address is somebody's.
@@ -81,15 +82,21 @@ pub(super) type IsSelf<'f> = &'f dyn Fn(&PodKey, Option<&NodeName>) -> bool;
 impl<'a> Judge<'a> {
     /// The pod of this node that has had the address from the first and whose interface stands.
     pub(super) fn attached_owner(&self, address: IpAddr) -> Option<&'a LocalPod> {
-        let owns = |pod: &&LocalPod| pod.can_own() && pod.had_first(address);
+        let owns =
+            |pod: &&LocalPod| pod.can_own() && pod.had_first(address) && !pod.disowns(address);
         self.facts.pods.with_address(address).filter(owns).find(|pod| self.facts.is_attached(pod))
     }
 
     /// Some pod of this node as above with an address in the prefix: the first by name, so that
-    /// the same facts give the same answer.
-    pub(super) fn attached_owner_within(&self, prefix: Prefix) -> Option<&'a LocalPod> {
+    /// the same facts give the same answer; not this one.
+    pub(super) fn attached_owner_within(
+        &self,
+        prefix: Prefix,
+        but: Option<&PodKey>,
+    ) -> Option<&'a LocalPod> {
         let owns = |pod: &&LocalPod| {
             pod.can_own()
+                && Some(&pod.pod.key) != but
                 && pod.first_addresses.iter().any(|address| prefix.contains(*address))
                 && self.facts.is_attached(pod)
         };
@@ -109,14 +116,25 @@ impl<'a> Judge<'a> {
             return Ownership::Owned { victim, presence: Presence::Elsewhere, evidence };
         }
         let record = self.record(address, since, REVIEW, is_self);
+        if self.is_too_late(&record) {
+            return Ownership::Unowned { claimed: true, unrecorded: false };
+        }
         if let Record::Taken { allocation, known, again } = record {
-            return self.recorded(address, allocation, known, again, is_self);
+            return Self::recorded(address, allocation, known, again, is_self);
         }
         let others = |pod: &&LocalPod| {
             pod.can_own() && pod.had_first(address) && !is_self(&pod.pod.key, Some(&pod.pod.node))
         };
         let here = self.facts.pods.with_address(address).filter(others);
-        if let Some(pod) = here.into_iter().find(|pod| self.facts.is_attached(pod)) {
+        let attached = here.into_iter().find(|pod| self.facts.is_attached(pod));
+        if let Record::Pending(until) = record
+            && !attached.is_some_and(|pod| self.stands_for(pod, address))
+        {
+            return Ownership::Pending(until);
+        }
+        if let Some(pod) = attached
+            && self.holds(pod, address, &record)
+        {
             // Of a pod that we heard of just now, the end may be on its way to us as well.
             let settled = pod.heard.after(self.facts.settings.settle);
             if self.now < settled {
@@ -128,11 +146,7 @@ impl<'a> Judge<'a> {
                 evidence: self.first_address_evidence(pod, address),
             };
         }
-        let unrecorded = match record {
-            Record::Pending(until) => return Ownership::Pending(until),
-            Record::Free { .. } => true,
-            _ => false,
-        };
+        let unrecorded = matches!(record, Record::Free { .. });
         if let Some((service, field)) = self.facts.services.claimants(address).first() {
             let text = format!("service {service} has {address} in its {}", field.as_str());
             return Ownership::Owned {
@@ -144,6 +158,16 @@ impl<'a> Judge<'a> {
         let need = self.need(since, REVIEW);
         self.rests.insert(Question::Claimants(address));
         let claimants = &self.facts.answers.claimants;
+        if let (Record::Unreadable { tried, .. }, Some(known)) = (&record, claimants.known(address))
+            && known.said.is_ok()
+            && known.asked > *tried
+            && let Some(block) = self.facts.pools.block_of(address)
+        {
+            // The server answers again: what pods say counts only where the record still cannot be
+            // read.
+            self.asks.insert(Question::Block(block));
+            return Ownership::Pending(self.now.after(self.facts.settings.answer));
+        }
         match claimants.read(address, need, REUSE, |claimants| !claimants.is_empty()) {
             Reading::Good(known, again) => {
                 self.answered(address, known, again, since, unrecorded, is_self)
@@ -153,6 +177,7 @@ impl<'a> Judge<'a> {
                 let again = self.now.after(need.patience);
                 self.answered(address, known, again, since, unrecorded, is_self)
             }
+            Reading::Failed { why, again, .. } => Ownership::Unanswered { why: why.into(), again },
             Reading::Asked(until) => Ownership::Pending(until),
             Reading::Unasked(from) if from <= self.now => {
                 self.asks.insert(Question::Claimants(address));
@@ -174,6 +199,42 @@ impl<'a> Judge<'a> {
         }
         is_metadata(address).then(|| {
             (Victim::Metadata, format!("{address} is where clouds hand out credentials of nodes"))
+        })
+    }
+
+    /// Whether a pod that had the address at first, and whose interface stands, has it still: with a
+    /// new sandbox it has another, and its status is late to say so.
+    fn holds(&self, pod: &LocalPod, address: IpAddr, record: &Record<'_>) -> bool {
+        self.stands_for(pod, address)
+            || match record {
+                Record::Free { .. } => false,
+                _ => !pod.disowns(address),
+            }
+    }
+
+    /// Whether the kernel bears out that the address is the pod's: a route of it to the pod's
+    /// interface stands, or another took its place.
+    fn stands_for(&self, pod: &LocalPod, address: IpAddr) -> bool {
+        let prefix = Prefix::host(address);
+        let of_pod = |index| {
+            self.facts
+                .kernel
+                .links
+                .standing(index)
+                .is_some_and(|link| pod.interfaces.contains(&link.first_name))
+        };
+        let displaced = |entry: &Entry| entry.displaced.is_some_and(of_pod);
+        self.is_routed(pod, prefix) || self.facts.kernel.fib.get(prefix).iter().any(displaced)
+    }
+
+    /// Whether a route for the prefix leads to the pod's interface.
+    pub(super) fn is_routed(&self, pod: &LocalPod, prefix: Prefix) -> bool {
+        self.facts.kernel.fib.get(prefix).iter().any(|entry| {
+            let legs = self.facts.kernel.legs(&entry.route);
+            legs.as_slice().iter().any(|hop| {
+                let link = hop.interface.and_then(|index| self.facts.kernel.links.get(index));
+                link.is_some_and(|link| pod.interfaces.contains(&link.first_name))
+            })
         })
     }
 
@@ -202,6 +263,9 @@ impl<'a> Judge<'a> {
         reuse: Duration,
         reusable: impl FnOnce(&Option<Block>) -> bool,
     ) -> Record<'a> {
+        if let Some(until) = self.facts.pools_awaited(self.now) {
+            return Record::Pending(until);
+        }
         let Some(block) = self.facts.pools.block_of(address) else { return Record::Absent };
         let question = Question::Block(block);
         self.rests.insert(question);
@@ -212,6 +276,10 @@ impl<'a> Judge<'a> {
                 self.asks.insert(question);
                 (known, self.now.after(need.patience))
             }
+            Reading::Failed { why, tried, again } => {
+                self.unread.insert(format!("IPAM block {block}: {why}").into());
+                return Record::Unreadable { tried, again };
+            }
             Reading::Asked(until) => return Record::Pending(until),
             Reading::Unasked(from) if from <= self.now => {
                 self.asks.insert(question);
@@ -220,9 +288,12 @@ impl<'a> Judge<'a> {
             Reading::Unasked(from) => return Record::Pending(from),
         };
         match &known.said {
-            Err(why) => Record::Unreadable { why: why.clone(), again },
+            Err(why) => {
+                self.unread.insert(format!("IPAM block {block}: {why}").into());
+                Record::Unreadable { tried: known.asked, again }
+            }
             Ok(said) => {
-                let since = self.facts.answers.recorded_since(block, address, known.asked);
+                let since = self.facts.answers.recorded_since(block, address, known.asked, since);
                 let reference = Reference { block, asked: known.asked, since };
                 match said.as_ref().and_then(|block| block.allocation(address)) {
                     Some(allocation) => Record::Taken { allocation, known: reference, again },
@@ -247,7 +318,6 @@ impl<'a> Judge<'a> {
     }
 
     fn recorded(
-        &self,
         address: IpAddr,
         allocation: &Allocation,
         known: Reference,
@@ -257,13 +327,12 @@ impl<'a> Judge<'a> {
         if names(allocation, is_self) {
             return Ownership::Own(again);
         }
-        let (victim, evidence) = self.recorded_owner(address, allocation, known);
+        let (victim, evidence) = Self::recorded_owner(address, allocation, known);
         Ownership::Owned { victim, presence: Presence::Recorded, evidence }
     }
 
     /// Who has the address by the record, with the evidence for it.
     pub(super) fn recorded_owner(
-        &self,
         address: IpAddr,
         allocation: &Allocation,
         known: Reference,
@@ -287,6 +356,19 @@ impl<'a> Judge<'a> {
         (victim, Evidence { at: known.asked, witness: Witness::Ipam, text })
     }
 
+    /// Whether the record was read so long after the route went that the address may have changed
+    /// hands since.
+    fn is_too_late(&self, record: &Record<'_>) -> bool {
+        match record {
+            Record::Taken { known, .. } | Record::Free { known, .. } => self.is_late(known.asked),
+            _ => false,
+        }
+    }
+
+    fn is_late(&self, asked: BootTime) -> bool {
+        self.over.is_some_and(|ended| asked > ended.after(self.facts.settings.settle))
+    }
+
     fn answered(
         &mut self,
         address: IpAddr,
@@ -300,6 +382,9 @@ impl<'a> Judge<'a> {
             Ok(claimants) => claimants,
             Err(why) => return Ownership::Unanswered { why: why.clone(), again },
         };
+        if self.is_late(known.asked) {
+            return Ownership::Unowned { claimed: true, unrecorded };
+        }
         let mut others =
             claimants.iter().filter(|claimant| !is_self(&claimant.key, Some(&claimant.node)));
         let Some(owner) = others.next() else {

@@ -13,6 +13,7 @@ use crate::finding::{
 };
 use crate::policy::Feature;
 use crate::route::{NextHop, Prefix};
+use crate::workload::NodeName;
 
 impl Judge<'_> {
     /// A charge against a leg, with what the kernel says of it; the caller adds the rest.
@@ -52,7 +53,7 @@ impl Judge<'_> {
             reason: Box::default(),
             reach: self.reach(route.prefix, leg.hop),
             evidence,
-            missing: self.facts.missing(),
+            missing: self.missing(),
         }
     }
 
@@ -97,7 +98,11 @@ impl Judge<'_> {
     pub(super) fn attacker_of_leg(&self, leg: Leg<'_>) -> Attacker {
         let Some(hop) = leg.hop else { return Attacker::default() };
         let Some(link) = hop.interface.and_then(|index| self.facts.kernel.links.get(index)) else {
-            return Attacker { gateway: hop.gateway, ..Attacker::default() };
+            return Attacker {
+                gateway: hop.gateway,
+                node: self.node_at(hop),
+                ..Attacker::default()
+            };
         };
         let identity = self.facts.identity(link);
         let mut attacker = Attacker {
@@ -105,6 +110,9 @@ impl Judge<'_> {
             gateway: hop.gateway.filter(|_| matches!(identity, Identity::Uplink)),
             ..Attacker::default()
         };
+        if attacker.gateway.is_some() {
+            attacker.node = self.node_at(hop);
+        }
         if let Identity::Pod(pod) = identity {
             attacker.pod = Some(pod.pod.key.clone());
             attacker.uid = Some(pod.pod.uid.clone());
@@ -113,9 +121,14 @@ impl Judge<'_> {
         attacker
     }
 
+    /// The node that a next hop is.
+    fn node_at(&self, hop: NextHop) -> Option<NodeName> {
+        hop.gateway.and_then(|gateway| self.facts.nodes.owner(gateway)).cloned()
+    }
+
     pub(super) fn first_address_evidence(&self, pod: &LocalPod, address: IpAddr) -> Evidence {
         Evidence {
-            at: pod.established.unwrap_or(self.now),
+            at: pod.first_at.unwrap_or(self.now),
             witness: Witness::Api,
             text: format!(
                 "{address} is the address that pod {} has had from the first",
@@ -168,23 +181,52 @@ impl Judge<'_> {
     /// Adds what the pod says of the address, and what the feature's state is where that matters.
     pub(super) fn add_claims(&self, charge: &mut Charge, pod: &LocalPod, address: IpAddr) {
         let key = &pod.pod.key;
-        let mut say = |text: String| charge.evidence.push(self.evidence(Witness::Api, text));
+        let say = |charge: &mut Charge, text: String| {
+            charge.evidence.push(self.evidence(Witness::Api, text));
+        };
         if pod.pod.floating_addresses.contains(&address) {
-            say(format!(
-                "pod {key} has annotation cni.projectcalico.org/floatingIPs with {address}"
-            ));
-            match &self.facts.feature {
-                Feature::Disabled { by } => say(format!("floating IPs are off: {by}")),
-                Feature::Enabled { by } => say(format!("floating IPs are on: {by}")),
-                Feature::Unknown => {}
-            }
+            let name = "cni.projectcalico.org/floatingIPs";
+            say(charge, format!("pod {key} has annotation {name} with {address}"));
+            self.add_feature(charge);
         }
-        if pod.pod.addresses.contains(&address) && !pod.had_first(address) {
-            say(format!("forged status: pod {key} did not have {address} at first"));
+        if pod.pod.addresses.contains(&address) {
+            charge.evidence.push(self.forged_status(pod, address));
         }
         if pod.pod.annotated_addresses.contains(&address) {
-            say(format!("pod {key} has annotation cni.projectcalico.org/podIPs with {address}"));
+            let name = "cni.projectcalico.org/podIPs";
+            say(charge, format!("pod {key} has annotation {name} with {address}"));
         }
+        if pod.pod.bypassing_addresses.contains(&address) {
+            let name = "cni.projectcalico.org/ipAddrsNoIpam";
+            say(charge, format!("pod {key} has annotation {name} with {address}"));
+        }
+    }
+
+    /// Adds whether floating IPs are on, and whether that is heeded.
+    pub(super) fn add_feature(&self, charge: &mut Charge) {
+        let mut say = |text: String| charge.evidence.push(self.evidence(Witness::Api, text));
+        match &self.facts.feature {
+            Feature::Disabled { by } => say(format!("floating IPs are off: {by}")),
+            Feature::Enabled { by } => say(format!("floating IPs are on: {by}")),
+            Feature::Unknown => {}
+        }
+        if let (Some(false), Some(version)) =
+            (self.facts.felix.heeds_switch, &self.facts.felix.version)
+        {
+            say(format!(
+                "Calico {version} acts on every floatingIPs annotation (TTA-2022-001): no switch \
+                 holds it back"
+            ));
+        }
+    }
+
+    pub(super) fn forged_status(&self, pod: &LocalPod, address: IpAddr) -> Evidence {
+        let text = if pod.had_first(address) {
+            format!("forged status: pod {} shows {address}, which it was not given", pod.pod.key)
+        } else {
+            format!("forged status: pod {} did not have {address} at first", pod.pod.key)
+        };
+        self.evidence(Witness::Api, text)
     }
 
     /// The route in the words of `ip route`, with who wrote it.

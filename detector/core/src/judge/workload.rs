@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use super::ownership::{Ownership, Presence, Record, names};
 use super::words::victim_of;
 use super::{Doubt, Judge, Leg, Verdict};
-use crate::facts::answers::RARELY;
-use crate::facts::{Facts, Identity};
+use crate::facts::answers::{RARELY, REVIEW};
 use crate::facts::links::KnownLink;
 use crate::facts::pods::LocalPod;
+use crate::facts::{Facts, Identity};
 use crate::finding::{Certainty, Effect, Evidence, Extent, Severity, Victim, Witness};
-use crate::observation::Question;
+use crate::observation::{Question, Sense};
 use crate::policy::{Feature, Permission};
 use crate::time::BootTime;
 use crate::workload::{NodeName, PodKey};
@@ -54,9 +54,7 @@ impl Judge<'_> {
             .filter(|address| prefix.contains(*address))
             .find_map(|address| self.attached_owner(address));
         let behind = self.facts.pods.on_interface(&link.first_name).map(|pod| &pod.pod.key);
-        let hit = rule_to.or_else(|| {
-            self.attached_owner_within(prefix).filter(|pod| Some(&pod.pod.key) != behind)
-        });
+        let hit = rule_to.or_else(|| self.attached_owner_within(prefix, behind));
         let victim = match hit {
             Some(pod) if rule_to.is_some() || prefix.length() >= narrow(prefix.is_ipv4()) => {
                 victim_of(pod)
@@ -87,12 +85,12 @@ impl Judge<'_> {
         let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
         // The allocation is older than the route, so a reading that is older than the route but
         // names the pod serves.
-        let (unrecorded, again) = match self.record(address, leg.entry.since, RARELY, &is_self) {
+        let (unrecorded, again) = match self.record(address, leg.since, RARELY, &is_self) {
             Record::Taken { allocation, again, .. } if names(allocation, &is_self) => {
                 return Verdict::Entitled(Some(again));
             }
             Record::Taken { allocation, known, .. } => {
-                let (victim, evidence) = self.recorded_owner(address, allocation, known);
+                let (victim, evidence) = Self::recorded_owner(address, allocation, known);
                 return self.taken(leg, link, Some(pod), address, victim, evidence);
             }
             Record::Free { again, .. } => (!self.may_bypass(pod, address), Some(again)),
@@ -108,7 +106,7 @@ impl Judge<'_> {
                 && self.facts.is_attached(other)
         };
         if let Some(owner) = self.facts.pods.with_address(address).find(earlier) {
-            let since = leg.entry.since.max(pod.established.unwrap_or_default());
+            let since = leg.since.max(pod.established.unwrap_or_default());
             let until = since.after(self.facts.settings.settle);
             if self.now < until {
                 return Verdict::Doubt(Doubt { until: Some(until) });
@@ -130,7 +128,7 @@ impl Judge<'_> {
             return self.taken(leg, link, Some(pod), address, victim, evidence);
         }
         if unrecorded {
-            if let Some(wait) = self.confirm(leg, address, self.facts.settings.newborn) {
+            if let Some(wait) = self.confirm(leg, address, self.patience(address)) {
                 return wait;
             }
             return self.unrecorded(leg, link, pod, address);
@@ -179,7 +177,7 @@ impl Judge<'_> {
         let permission = self.facts.allow.permission(address, &pod.pod);
         let facts = self.facts;
         let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
-        let owner = self.ownership(address, leg.entry.since, &is_self);
+        let owner = self.ownership(address, leg.since, &is_self);
         match (owner, permission) {
             (Ownership::Own(again), _) => Verdict::Entitled(Some(again)),
             (Ownership::Owned { victim, evidence, presence }, _) => {
@@ -193,7 +191,7 @@ impl Judge<'_> {
             (Ownership::Pending(until), permission) => {
                 // With the feature off or another's reservation the route is wrong whoever owns
                 // the address. The answer adds the victim's name, and is worth a moment only.
-                let moment = leg.entry.since.after(self.facts.settings.settle);
+                let moment = leg.since.after(self.facts.settings.settle);
                 if !(floating && self.is_forbidden(permission) && self.feature_known()) {
                     return Verdict::Doubt(Doubt { until: Some(until) });
                 }
@@ -204,6 +202,15 @@ impl Judge<'_> {
             }
             (Ownership::Unanswered { why, again }, permission) => {
                 if matches!(permission, Permission::Allowed(_)) && !self.feature_off() {
+                    return Verdict::Doubt(Doubt { until: Some(again) });
+                }
+                // With a new sandbox the pod has another address, and nobody is there to say so.
+                let fresh = pod.first_at.is_some_and(|then| link.since > then);
+                // Of what is gone, nothing can be said without an answer but what the pod itself
+                // claimed; and the CNI plugin's own word is not doubted before it is asked about.
+                let unsure =
+                    fresh || self.over.is_some() || pod.pod.annotated_addresses.contains(&address);
+                if unsure && !floating {
                     return Verdict::Doubt(Doubt { until: Some(again) });
                 }
                 if let Some(wait) = self.wait(leg, self.facts.settings.settle) {
@@ -222,6 +229,10 @@ impl Judge<'_> {
                 let said = claimed
                     || pod.pod.annotated_addresses.contains(&address)
                     || pod.pod.addresses.contains(&address);
+                // Of an annotation, or of a new sandbox, we may not hear at present.
+                if !floating && self.facts.blind.contains_key(&Sense::Pods) {
+                    return Verdict::Doubt(Doubt { until: None });
+                }
                 let plausible = if unrecorded {
                     self.may_bypass(pod, address)
                 } else {
@@ -230,6 +241,11 @@ impl Judge<'_> {
                 if said && plausible && !floating && matches!(permission, Permission::Unlisted) {
                     // A new sandbox of the same pod gets a new address; nobody else has it.
                     return Verdict::Entitled(Some(self.review()));
+                }
+                // IPAM takes its record back after the route is gone, so of a route that is gone an
+                // empty record says nothing.
+                if self.over.is_some() && !floating {
+                    return Verdict::Irrelevant;
                 }
                 // On a fresh interface it may be the pod's next self, of which we have yet to hear.
                 let fresh = pod.established.is_some_and(|established| link.since > established);
@@ -324,7 +340,8 @@ impl Judge<'_> {
     ) -> Verdict {
         let facts = self.facts;
         let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
-        let owner = self.ownership(address, leg.entry.since, &is_self);
+        let floating = pod.pod.floating_addresses.contains(&address);
+        let owner = self.ownership(address, leg.since, &is_self);
         match owner {
             Ownership::Owned { victim, evidence, presence } => {
                 if presence != Presence::Attached
@@ -336,11 +353,27 @@ impl Judge<'_> {
             }
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
             Ownership::Own(again) => Verdict::Entitled(Some(again)),
-            Ownership::Unowned { unrecorded: true, .. } if !self.may_bypass(pod, address) => {
-                if let Some(wait) = self.confirm(leg, address, self.facts.settings.newborn) {
+            Ownership::Unowned { unrecorded: true, .. }
+                if !floating && !self.may_bypass(pod, address) =>
+            {
+                if self.facts.blind.contains_key(&Sense::Pods) {
+                    return Verdict::Doubt(Doubt { until: None });
+                }
+                if let Some(wait) = self.confirm(leg, address, self.patience(address)) {
                     return wait;
                 }
                 self.unrecorded(leg, link, pod, address)
+            }
+            Ownership::Unowned { .. } if floating => {
+                match self.facts.allow.permission(address, &pod.pod) {
+                    Permission::Allowed(_) if !self.feature_off() => {
+                        Verdict::Entitled(Some(self.review()))
+                    }
+                    permission => {
+                        let again = Some(self.soon());
+                        self.unapproved(leg, link, pod, address, permission, again)
+                    }
+                }
             }
             // The pod is real, the interface is its own and nobody else has the address.
             Ownership::Unowned { .. } => Verdict::Entitled(Some(self.review())),
@@ -348,145 +381,8 @@ impl Judge<'_> {
         }
     }
 
-    /// An interface named like a pod's, with no pod to it or made anew under a running pod.
-    fn orphan(
-        &mut self,
-        leg: Leg<'_>,
-        link: &KnownLink,
-        address: IpAddr,
-        identity: Identity<'_>,
-    ) -> Verdict {
-        if !self.facts.synced.pods {
-            return self.unsynced(leg, link, address);
-        }
-        let contested = match identity {
-            Identity::Contested(pod) => Some(pod),
-            _ => None,
-        };
-        let prefixes = &self.facts.settings.interface_prefixes;
-        // A pod of another node is not behind it, whatever the interface is called.
-        let here = &self.facts.settings.node;
-        let is_self = |key: &PodKey, node: Option<&NodeName>| {
-            node.is_none_or(|node| node == here)
-                && prefixes
-                    .iter()
-                    .any(|prefix| key.interface(prefix).as_ref() == Some(&link.first_name))
-        };
-        let owner = match contested {
-            // Made anew under the pod's name: the pod's address is the pod's all the more.
-            Some(pod) if pod.had_first(address) => {
-                if let Some(wait) = self.wait(leg, self.facts.settings.newborn) {
-                    return wait;
-                }
-                return self.remade(leg, link, pod, address);
-            }
-            _ => self.ownership(address, leg.entry.since, &is_self),
-        };
-        match owner {
-            Ownership::Owned { victim, evidence, presence } => {
-                if presence != Presence::Attached
-                    && let Some(wait) = self.wait(leg, self.facts.settings.settle)
-                {
-                    return wait;
-                }
-                self.taken(leg, link, None, address, victim, evidence)
-            }
-            Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
-            Ownership::Own(again) => Verdict::Entitled(Some(again)),
-            Ownership::Unowned { claimed: true, unrecorded: false } => {
-                Verdict::Entitled(Some(self.review()))
-            }
-            _ if self.facts.blind.contains_key(&crate::observation::Sense::Pods) => {
-                // A pod that we cannot see may well be there.
-                Verdict::Doubt(Doubt { until: None })
-            }
-            Ownership::Unowned { .. } | Ownership::Unanswered { .. } => {
-                if let Some(wait) = self.confirm(leg, address, self.facts.settings.newborn) {
-                    return wait;
-                }
-                let mut charge = self.charge(leg, Victim::Nobody, Effect::Intercept, Extent::Squat);
-                charge.certainty = Certainty::Unproven;
-                charge.severity = Severity::Low;
-                charge.reason = format!(
-                    "{address} is routed to interface {}, which is named like a pod's, but no pod \
-                     of this node has that interface",
-                    link.link.name
-                )
-                .into();
-                Verdict::Charged(Box::new(charge), Some(self.review()))
-            }
-        }
-    }
-
-    /// The interface of a running pod was replaced by another of the same name.
-    fn remade(&self, leg: Leg<'_>, link: &KnownLink, pod: &LocalPod, address: IpAddr) -> Verdict {
-        let victim = victim_of(pod);
-        let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
-        charge.certainty = Certainty::Unproven;
-        charge.severity = Severity::High;
-        charge.reason = format!(
-            "interface {} of pod {} was made anew while the pod ran on, and {address} now leads \
-             there",
-            link.link.name, pod.pod.key
-        )
-        .into();
-        Verdict::Charged(Box::new(charge), None)
-    }
-
-    /// Before the pods of this node were ever listed, only the kernel can testify: a route that
-    /// took the place of one to another pod's interface that still stands.
-    fn unsynced(&self, leg: Leg<'_>, link: &KnownLink, address: IpAddr) -> Verdict {
-        let started = self.facts.started.unwrap_or(self.now);
-        let until = started
-            .after(self.facts.settings.sync)
-            .max(leg.entry.since.after(self.facts.settings.settle));
-        let displaced = leg
-            .entry
-            .displaced
-            .and_then(|index| self.facts.kernel.links.standing(index))
-            .filter(|other| other.first_name != link.first_name && other.link.up)
-            .filter(|other| self.facts.settings.is_workload_name(&other.first_name));
-        let Some(other) = displaced else { return Verdict::Doubt(Doubt { until: None }) };
-        if self.now < until {
-            return Verdict::Doubt(Doubt { until: Some(until) });
-        }
-        let mut charge = self.charge(leg, Victim::Nobody, Effect::Intercept, Extent::Exact);
-        charge.severity = Severity::High;
-        charge.reason = format!(
-            "the route of {address} was moved from interface {}, which still stands, to {}; the \
-             pods behind them are not known",
-            other.link.name, link.link.name
-        )
-        .into();
-        charge.missing.push("pods: never listed yet".into());
-        Verdict::Charged(Box::new(charge), None)
-    }
-
-    /// An interface that a container may be behind, but not one of Calico's: wrong if it takes a
-    /// pod's address.
-    fn stray(&mut self, leg: Leg<'_>, link: &KnownLink, address: IpAddr) -> Verdict {
-        match self.ownership(address, leg.entry.since, &|_, _| false) {
-            Ownership::Owned {
-                victim: Victim::Node(_) | Victim::Service(_) | Victim::Metadata,
-                ..
-            }
-            | Ownership::Own(_)
-            | Ownership::Unowned { .. }
-            | Ownership::Unanswered { .. } => Verdict::Irrelevant,
-            Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
-            Ownership::Owned { victim, evidence, presence } => {
-                if presence != Presence::Attached
-                    && let Some(wait) = self.wait(leg, self.facts.settings.settle)
-                {
-                    return wait;
-                }
-                self.taken(leg, link, None, address, victim, evidence)
-            }
-        }
-    }
-
     /// An address that is somebody else's. `pod` is who has the route, where that is known.
-    fn taken(
+    pub(super) fn taken(
         &self,
         leg: Leg<'_>,
         link: &KnownLink,
@@ -509,9 +405,16 @@ impl Judge<'_> {
         Verdict::Charged(Box::new(charge), Some(self.review()))
     }
 
+    /// How long an address that nobody is known to own is waited for. One that is set aside for
+    /// floating IPs hurts nobody else, and of its pod, or its annotation, we may just not have heard.
+    pub(super) fn patience(&self, address: IpAddr) -> std::time::Duration {
+        let newborn = self.facts.settings.newborn;
+        if self.facts.allow.names(address) { newborn.max(REVIEW) } else { newborn }
+    }
+
     /// A doubt until the route has stood for `patience` and the API server was asked again after
     /// that; `None` once it was.
-    fn confirm(
+    pub(super) fn confirm(
         &mut self,
         leg: Leg<'_>,
         address: IpAddr,
@@ -520,12 +423,12 @@ impl Judge<'_> {
         if let Some(wait) = self.wait(leg, patience) {
             return Some(wait);
         }
-        let due = leg.entry.since.after(patience);
+        let due = leg.since.after(patience);
         let answers = &self.facts.answers;
         let block = self.facts.pools.block_of(address);
         let read = |block| answers.blocks.known(block).is_some_and(|known| known.asked >= due);
         let mut missing = Vec::new();
-        if !answers.claimants.known(address).is_some_and(|known| known.asked >= due) {
+        if answers.claimants.known(address).is_none_or(|known| known.asked < due) {
             missing.push(Question::Claimants(address));
         }
         missing.extend(block.filter(|block| !read(*block)).map(Question::Block));
@@ -538,8 +441,8 @@ impl Judge<'_> {
     }
 
     /// A doubt until the route has stood for `patience`; `None` once it has.
-    fn wait(&self, leg: Leg<'_>, patience: std::time::Duration) -> Option<Verdict> {
-        let until = leg.entry.since.after(patience);
+    pub(super) fn wait(&self, leg: Leg<'_>, patience: std::time::Duration) -> Option<Verdict> {
+        let until = leg.since.after(patience);
         (self.now < until).then_some(Verdict::Doubt(Doubt { until: Some(until) }))
     }
 }
