@@ -63,6 +63,10 @@ pub struct Scenario {
     /// Nodes of the cluster: names of their addresses by name of the node.
     #[serde(default)]
     pub nodes: BTreeMap<String, Vec<String>>,
+    /// The ranges that nodes have for their pods, the IPv4 one and the IPv6 one, by name of the
+    /// node: host-local IPAM keeps to them.
+    #[serde(default, rename = "podCIDRs")]
+    pub pod_cidrs: BTreeMap<String, (String, String)>,
     /// Who gives pods their addresses; Calico where there are pools.
     pub ipam: Option<IpamKind>,
     /// IP pools by name.

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::Named;
 
 /// Rows of the catalogue that no scenario of routes, claims and the API can be for: packets (E20),
-/// rules that rewrite destinations (E27), neighbours (E28), and the detector's own parts (E30).
-pub const WITHOUT: [&str; 4] = ["E20", "E27", "E28", "E30"];
+/// rules that rewrite destinations (E27) and neighbours (E28).
+pub const WITHOUT: [&str; 3] = ["E20", "E27", "E28"];
 
 /// All rows of the catalogue.
 pub fn rows() -> impl Iterator<Item = String> {

@@ -174,6 +174,10 @@ impl Run<'_> {
                 self.api = Api::Up;
                 self.cluster()?.into_iter().chain(blind(None)).collect()
             }
+            ApiState::Cut => {
+                self.api = Api::Up;
+                self.cluster()?
+            }
         };
         let due = self.now.after(WATCH);
         let tell = tell.into_iter().map(|what| (due, Observation { at: due, what }));
@@ -260,7 +264,7 @@ impl Run<'_> {
             nodes.push(Node {
                 name: NodeName(name.as_str().into()),
                 addresses: addresses.collect::<Result<_>>()?,
-                pod_prefixes: Vec::new(),
+                pod_prefixes: self.words.pod_prefixes(name)?,
             });
         }
         Ok(nodes)

@@ -21,7 +21,7 @@ use super::words::{Words, interface, pod_key};
 use super::{UPLINK, flood, pod};
 use crate::agent::{Agent, MemoryFile};
 use crate::apiserver::ApiServer;
-use crate::apiserver::fault::Connections;
+use crate::apiserver::fault::{Connections, Cut};
 use crate::netns::Namespace;
 
 /// How long findings may take that are expected, beyond what the scenario itself allows: other
@@ -198,6 +198,11 @@ impl<'a> Node<'a> {
                     ApiState::Held => self.api.faults().hold_watches(),
                     ApiState::Released => self.api.faults().release_watches(),
                     ApiState::Down => self.api.faults().connections(Connections::Refuse)?,
+                    ApiState::Cut => {
+                        self.api.compact();
+                        self.api.faults().cut_watches(Cut::Abrupt);
+                        self.api.faults().release_watches();
+                    }
                     ApiState::Up => self.api.faults().connections(Connections::Serve)?,
                 }
                 Ok(())

@@ -65,6 +65,9 @@ pub enum ApiState {
     Down,
     /// It is back.
     Up,
+    /// Its watches break off and its history is gone, so that everything has to be listed again;
+    /// what was held back is never told.
+    Cut,
 }
 
 /// A pod.
@@ -217,10 +220,10 @@ enum Written {
 impl<'de> Deserialize<'de> for Written {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(from)?;
-        let wrong = serde::de::Error::custom;
+        let wrong = |why: serde_json::Error| serde::de::Error::custom(format!("{value}: {why}"));
         match value.get("repeat") {
             Some(repeat) => Repeat::deserialize(repeat).map(Self::Many).map_err(wrong),
-            None => serde_json::from_value(value).map(Self::Once).map_err(wrong),
+            None => Step::deserialize(&value).map(Self::Once).map_err(wrong),
         }
     }
 }

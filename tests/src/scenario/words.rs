@@ -68,6 +68,12 @@ impl Words<'_> {
             .with_context(|| format!("{text:?} is no prefix"))
     }
 
+    /// The ranges that a node has for its pods, of both families.
+    pub fn pod_prefixes(&self, node: &str) -> Result<Vec<Prefix>> {
+        let ranges = self.scenario.pod_cidrs.get(node);
+        ranges.into_iter().flat_map(|(v4, v6)| [v4, v6]).map(|text| self.prefix(text)).collect()
+    }
+
     /// The text with all its words replaced.
     pub fn expand(&self, text: &str) -> Result<String> {
         let mut expanded = String::with_capacity(text.len());

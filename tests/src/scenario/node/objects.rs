@@ -45,8 +45,10 @@ pub(super) fn node(words: Words<'_>, name: &str, addresses: &[String]) -> Result
         .into_iter()
         .map(|address| json!({"type": "InternalIP", "address": address}))
         .collect();
+    let ranges: Vec<String> = words.pod_prefixes(name)?.iter().map(ToString::to_string).collect();
     Ok(json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+        "spec": {"podCIDR": ranges.first(), "podCIDRs": ranges},
         "status": {"addresses": addresses},
     }))
 }
