@@ -371,12 +371,14 @@ impl Engine {
     }
 
     fn blind(&mut self, now: BootTime, at: BootTime, sense: Sense, why: Option<Box<str>>) {
+        // Of the allow-list's part in the cluster nothing else tells that it was read, or cannot be.
+        let first = sense == Sense::Allowances && self.facts.synced.insert(sense);
         match why {
             Some(why) => {
                 self.facts.blind.insert(sense, why);
             }
             None => {
-                if self.facts.blind.remove(&sense).is_some() {
+                if self.facts.blind.remove(&sense).is_some() || first {
                     self.judge_everything(now, at);
                 }
             }

@@ -124,6 +124,16 @@ impl Facts {
         (now < until).then_some(until)
     }
 
+    /// Until when the cluster's part of the allow-list is waited for, where pods were listed but it
+    /// was not yet.
+    pub(crate) fn allowances_awaited(&self, now: BootTime) -> Option<BootTime> {
+        if self.synced.contains(&Sense::Allowances) {
+            return None;
+        }
+        let until = self.pods_listed?.after(self.settings.sync);
+        (now < until).then_some(until)
+    }
+
     /// What is missing for a full verdict, in words.
     pub(crate) fn missing(&self) -> Vec<Box<str>> {
         let told = [
@@ -133,8 +143,7 @@ impl Facts {
             (Sense::Feature, self.feature != Feature::Unknown),
             (Sense::Pools, self.pools.ipam != Ipam::Unknown),
             (Sense::Services, self.synced.contains(&Sense::Services)),
-            // The configuration's part is always there; the cluster's part is told of when it fails.
-            (Sense::Allowances, true),
+            (Sense::Allowances, self.synced.contains(&Sense::Allowances)),
         ];
         told.into_iter()
             .filter_map(|(sense, told)| match self.blind.get(&sense) {

@@ -29,7 +29,7 @@ impl Judge<'_> {
             };
         };
         match identity {
-            Identity::Pod(pod) if pod.can_own() && pod.had_first(address) => {
+            Identity::Pod(pod) if pod.had_first(address) => {
                 self.own_address(leg, link, pod, address)
             }
             Identity::Pod(pod) if pod.established.is_some() => {
@@ -292,6 +292,12 @@ impl Judge<'_> {
         permission: Permission<'_>,
         review: Option<BootTime>,
     ) -> Verdict {
+        // The entry that allows it may not have been read yet.
+        if !self.feature_off()
+            && let Some(until) = self.facts.allowances_awaited(self.now)
+        {
+            return Verdict::Doubt(Doubt { until: Some(until) });
+        }
         let (victim, extent, severity) = match permission {
             Permission::Reserved(entry) => (
                 Victim::Allowance {
