@@ -371,8 +371,8 @@ impl Engine {
     }
 
     fn blind(&mut self, now: BootTime, at: BootTime, sense: Sense, why: Option<Box<str>>) {
-        // Of the allow-list's part in the cluster nothing else tells that it was read, or cannot be.
-        let first = sense == Sense::Allowances && self.facts.synced.insert(sense);
+        // Of the allow-list's part in the cluster nothing else tells that it was read.
+        let first = sense == Sense::Allowances && why.is_none() && self.facts.synced.insert(sense);
         match why {
             Some(why) => {
                 self.facts.blind.insert(sense, why);

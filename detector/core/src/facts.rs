@@ -18,6 +18,7 @@ use self::kernel::KernelTables;
 use self::links::KnownLink;
 use self::pods::{LocalPod, Pods};
 use crate::claim::Ipam;
+use crate::judge::Doubt;
 use crate::observation::Sense;
 use crate::policy::{AllowList, Feature, Felix};
 use crate::settings::Settings;
@@ -124,14 +125,17 @@ impl Facts {
         (now < until).then_some(until)
     }
 
-    /// Until when the cluster's part of the allow-list is waited for, where pods were listed but it
-    /// was not yet.
-    pub(crate) fn allowances_awaited(&self, now: BootTime) -> Option<BootTime> {
+    /// Whether the cluster's part of the allow-list is still waited for, and until when: for news
+    /// only while the API server tells nothing, else for a while after pods were listed.
+    pub(crate) fn allowances_awaited(&self, now: BootTime) -> Option<Doubt> {
         if self.synced.contains(&Sense::Allowances) {
             return None;
         }
+        if self.blind.contains_key(&Sense::Pods) {
+            return Some(Doubt { until: None });
+        }
         let until = self.pods_listed?.after(self.settings.sync);
-        (now < until).then_some(until)
+        (now < until).then_some(Doubt { until: Some(until) })
     }
 
     /// What is missing for a full verdict, in words.

@@ -37,9 +37,10 @@ pub(crate) const RARELY: Duration = Duration::from_mins(10);
 /// The same where a wrong is known but not whose it is: the owner may come any moment.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
-/// The least time between two questions about one thing, so that a flapping route asks no more of
-/// the API server than a quiet one.
-pub(crate) const PACE: Duration = Duration::from_secs(1);
+/// How often one thing may be asked about within a time, so that a flapping route asks no more of the
+/// API server than a quiet one.
+const BURST: u8 = 5;
+const PACE: Duration = Duration::from_secs(5);
 
 /// How long nobody is asked again after a question failed.
 pub(crate) const RETRY: Duration = Duration::from_secs(5);
@@ -81,6 +82,8 @@ pub(crate) struct Known<V> {
     pub(crate) asked: BootTime,
     /// What was answered, or why nobody could say.
     pub(crate) said: Result<V, Box<str>>,
+    /// How often it was asked for since when.
+    burst: (u8, BootTime),
     /// Why it could not be asked again, and when that was tried.
     pub(crate) failed: Option<(BootTime, Box<str>)>,
 }
@@ -213,6 +216,14 @@ impl Answers {
     }
 }
 
+impl<V> Known<V> {
+    /// When it may be asked for again.
+    fn next(&self) -> BootTime {
+        let (count, since) = self.burst;
+        if count < BURST { self.asked } else { since.after(PACE) }
+    }
+}
+
 impl<K: Copy + Eq + Hash, V> Book<K, V> {
     fn new(cap: usize) -> Self {
         Self {
@@ -256,7 +267,7 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
             (None, Some((tried, why))) if *tried >= since && now < tried.after(RETRY) => {
                 Reading::Failed { why, tried: *tried, again: tried.after(RETRY) }
             }
-            (None, _) => Reading::Unasked(known.asked.after(PACE)),
+            (None, _) => Reading::Unasked(known.next()),
         }
     }
 
@@ -289,7 +300,7 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
         match said {
             Err(why) => self.fail(key, asked, why),
             Ok(_) if self.known.get(&key).is_some_and(|known| known.asked > asked) => {}
-            said => self.keep(key, Known { asked, said, failed: None }),
+            said => self.keep(key, asked, said),
         }
     }
 
@@ -297,11 +308,16 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
     fn fail(&mut self, key: K, asked: BootTime, why: Box<str>) {
         match self.known.get_mut(&key) {
             Some(known) if known.said.is_ok() => known.failed = Some((asked, why)),
-            _ => self.keep(key, Known { asked, said: Err(why), failed: None }),
+            _ => self.keep(key, asked, Err(why)),
         }
     }
 
-    fn keep(&mut self, key: K, known: Known<V>) {
+    fn keep(&mut self, key: K, asked: BootTime, said: Result<V, Box<str>>) {
+        let burst = match self.known.get(&key).map(|known| known.burst) {
+            Some((count, since)) if asked.since(since) < PACE => (count.saturating_add(1), since),
+            _ => (1, asked),
+        };
+        let known = Known { asked, said, burst, failed: None };
         self.order.push_back((known.asked, key));
         if known.said.is_ok() {
             let readings = self.readings.entry(key).or_default();

@@ -115,11 +115,27 @@ impl<'a> Judge<'a> {
         since: BootTime,
         is_self: IsSelf<'_>,
     ) -> Ownership {
+        self.ownership_claimed(address, since, false, is_self)
+    }
+
+    /// The same. Where a pod `claims` the address as a floating one, it cannot be the next owner's by
+    /// IPAM of which an answer from just before the route would not know.
+    pub(super) fn ownership_claimed(
+        &mut self,
+        address: IpAddr,
+        since: BootTime,
+        claims: bool,
+        is_self: IsSelf<'_>,
+    ) -> Ownership {
         if let Some((victim, text)) = self.given(address) {
             let evidence = Evidence { at: self.now, witness: Witness::Api, text: text.into() };
             return Ownership::Owned { victim, presence: Presence::Elsewhere, evidence };
         }
-        let record = self.record(address, since, REVIEW, is_self);
+        let reusable = |block: &Option<Block>| {
+            let allocation = block.as_ref().and_then(|block| block.allocation(address));
+            allocation.is_some_and(|allocation| claims || names(allocation, is_self))
+        };
+        let record = self.record_if(address, since, REVIEW, REUSE, reusable);
         if self.is_too_late(address, &record) {
             return Ownership::Unowned { claimed: true, unrecorded: false };
         }
@@ -143,6 +159,10 @@ impl<'a> Judge<'a> {
             let settled = pod.heard.after(self.facts.settings.settle);
             if self.now < settled {
                 return Ownership::Pending(settled);
+            }
+            if let Record::Pending(until) = record {
+                // It is certain enough, but the record is better evidence.
+                self.soonest = Some(until);
             }
             return Ownership::Owned {
                 victim: victim_of(pod),
