@@ -134,6 +134,7 @@ impl<'a> Node<'a> {
                 "json",
             ],
         )?;
+        agent.keep([kubeconfig, config]);
         agent.wait_until_ready()?;
         Ok(agent)
     }
