@@ -37,10 +37,10 @@ pub(crate) const RARELY: Duration = Duration::from_mins(10);
 /// The same where a wrong is known but not whose it is: the owner may come any moment.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
-/// How often one thing may be asked about within a time, so that a flapping route asks no more of the
-/// API server than a quiet one.
-const BURST: u8 = 5;
-const PACE: Duration = Duration::from_secs(5);
+/// How far apart two questions about one thing are in the long run, so that a flapping route asks no
+/// more of the API server than a quiet one; and how many may come at once before that.
+const PACE: Duration = Duration::from_secs(1);
+const BURST: u32 = 5;
 
 /// How long nobody is asked again after a question failed.
 pub(crate) const RETRY: Duration = Duration::from_secs(5);
@@ -82,8 +82,8 @@ pub(crate) struct Known<V> {
     pub(crate) asked: BootTime,
     /// What was answered, or why nobody could say.
     pub(crate) said: Result<V, Box<str>>,
-    /// How often it was asked for since when.
-    burst: (u8, BootTime),
+    /// When all questions so far would have been asked, had each kept to the pace.
+    paced: BootTime,
     /// Why it could not be asked again, and when that was tried.
     pub(crate) failed: Option<(BootTime, Box<str>)>,
 }
@@ -219,8 +219,7 @@ impl Answers {
 impl<V> Known<V> {
     /// When it may be asked for again.
     fn next(&self) -> BootTime {
-        let (count, since) = self.burst;
-        if count < BURST { self.asked } else { since.after(PACE) }
+        self.paced.before(PACE * (BURST - 1))
     }
 }
 
@@ -313,11 +312,8 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
     }
 
     fn keep(&mut self, key: K, asked: BootTime, said: Result<V, Box<str>>) {
-        let burst = match self.known.get(&key).map(|known| known.burst) {
-            Some((count, since)) if asked.since(since) < PACE => (count.saturating_add(1), since),
-            _ => (1, asked),
-        };
-        let known = Known { asked, said, burst, failed: None };
+        let paced = self.known.get(&key).map_or(asked, |known| known.paced.max(asked)).after(PACE);
+        let known = Known { asked, said, paced, failed: None };
         self.order.push_back((known.asked, key));
         if known.said.is_ok() {
             let readings = self.readings.entry(key).or_default();

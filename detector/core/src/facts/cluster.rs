@@ -193,6 +193,12 @@ impl Services {
         self.claimants(address).iter().map(move |claim| claim_of(address, claim))
     }
 
+    /// What this Service says is its own without its having been given to it.
+    pub(crate) fn claims_of(&self, key: &ServiceKey) -> Vec<Claim> {
+        let Some((service, _)) = self.by_key.get(key) else { return Vec::new() };
+        claims(service).map(|(address, field)| claim_of(address, &(key.clone(), field))).collect()
+    }
+
     /// All that Services say is theirs without its having been given to them.
     pub(crate) fn claims(&self) -> impl Iterator<Item = Claim> {
         let all = self.claimed.iter();
