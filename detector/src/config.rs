@@ -72,6 +72,8 @@ pub struct Config {
     pub settle: Duration,
     /// [`Settings::remote`].
     pub remote: Duration,
+    /// [`Settings::withdraw`].
+    pub withdraw: Duration,
     /// [`Settings::sync`].
     pub sync: Duration,
     /// How often the kernel's tables are read anew although nothing was lost.
@@ -175,7 +177,7 @@ impl Config {
         };
         let uplinks = at("uplinks").parse_each(uplinks, value::interface_name)?;
 
-        let Grace { newborn, settle, remote, sync } = grace;
+        let Grace { newborn, settle, remote, withdraw, sync } = grace;
         let duration = |key, typed: &Option<Typed<String>>, (least, most), default| {
             let parse = |text: &str| value::duration(text, least, most);
             typed.as_ref().map_or(Ok(default), |typed| at(key).parse(typed, parse))
@@ -192,6 +194,7 @@ impl Config {
             newborn: duration("grace.newborn", newborn, GRACE, defaults.newborn)?,
             settle: duration("grace.settle", settle, GRACE, defaults.settle)?,
             remote: duration("grace.remote", remote, GRACE, defaults.remote)?,
+            withdraw: duration("grace.withdraw", withdraw, GRACE, defaults.withdraw)?,
             sync: duration("grace.sync", sync, GRACE, defaults.sync)?,
             resync_interval: duration(
                 "resyncInterval",
@@ -216,6 +219,7 @@ impl Config {
             newborn: self.newborn,
             settle: self.settle,
             remote: self.remote,
+            withdraw: self.withdraw,
             sync: self.sync,
             ..Settings::for_node(self.node.clone())
         }
@@ -236,6 +240,7 @@ impl Config {
             newborn,
             settle,
             remote,
+            withdraw,
             sync,
             resync_interval,
             ring_bytes,
@@ -252,6 +257,7 @@ impl Config {
             ("grace.newborn", *newborn == other.newborn),
             ("grace.settle", *settle == other.settle),
             ("grace.remote", *remote == other.remote),
+            ("grace.withdraw", *withdraw == other.withdraw),
             ("grace.sync", *sync == other.sync),
             ("resyncInterval", *resync_interval == other.resync_interval),
             ("ringBytes", *ring_bytes == other.ring_bytes),

@@ -140,6 +140,9 @@ pub struct Timing {
     /// See `detector_core::settings::Settings::remote`.
     #[serde(default, deserialize_with = "time::optional")]
     pub remote: Option<Duration>,
+    /// See `detector_core::settings::Settings::withdraw`.
+    #[serde(default, deserialize_with = "time::optional")]
+    pub withdraw: Option<Duration>,
 }
 
 /// Whether floating IPs are on.

@@ -68,6 +68,9 @@ pub struct Grace {
     pub settle: Option<Typed<String>>,
     /// `grace.remote`: for a route by another node to a pod that still runs here. Default: `30s`.
     pub remote: Option<Typed<String>>,
+    /// `grace.withdraw`: for a route by a node to an address that IPAM gave to another. Default:
+    /// `10s`.
+    pub withdraw: Option<Typed<String>>,
     /// `grace.sync`: for the first listing of pods. Default: `15s`.
     pub sync: Option<Typed<String>>,
 }

@@ -39,6 +39,7 @@ struct Grace {
     newborn: String,
     settle: String,
     remote: String,
+    withdraw: String,
     sync: String,
 }
 
@@ -75,6 +76,7 @@ impl Config {
             newborn,
             settle,
             remote,
+            withdraw,
             sync,
             resync_interval,
             ring_bytes,
@@ -93,6 +95,7 @@ impl Config {
                 newborn: shown_duration(*newborn),
                 settle: shown_duration(*settle),
                 remote: shown_duration(*remote),
+                withdraw: shown_duration(*withdraw),
                 sync: shown_duration(*sync),
             },
             resync_interval: shown_duration(*resync_interval),

@@ -141,7 +141,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
     );
     assert_eq!(
         refusal("grace: {patience: 1s}\n"),
-        "1:9: patience is no key here: write one of newborn, settle, remote, sync"
+        "1:9: patience is no key here: write one of newborn, settle, remote, withdraw, sync"
     );
     assert_eq!(
         refusal("floatingIPs:\n  allow:\n  - cidr: 10.0.0.0/8\n    nameSpace: a\n"),

@@ -89,6 +89,7 @@ fn settings(words: Words<'_>) -> Settings {
     settings.newborn = timing.newborn.unwrap_or(settings.newborn);
     settings.settle = timing.settle.unwrap_or(settings.settle);
     settings.remote = timing.remote.unwrap_or(settings.remote);
+    settings.withdraw = timing.withdraw.unwrap_or(settings.withdraw);
     settings
 }
 

@@ -20,13 +20,15 @@ pub(super) fn configuration(words: Words<'_>, more: &Value) -> Result<String> {
         })
         .collect::<Result<Vec<_>>>()?;
     let timing = scenario.settings;
-    let grace: serde_json::Map<String, Value> =
-        [("newborn", timing.newborn), ("settle", timing.settle), ("remote", timing.remote)]
-            .into_iter()
-            .filter_map(|(key, grace)| {
-                Some((key.to_owned(), json!(format!("{}ms", grace?.as_millis()))))
-            })
-            .collect();
+    let grace: serde_json::Map<String, Value> = [
+        ("newborn", timing.newborn),
+        ("settle", timing.settle),
+        ("remote", timing.remote),
+        ("withdraw", timing.withdraw),
+    ]
+    .into_iter()
+    .filter_map(|(key, grace)| Some((key.to_owned(), json!(format!("{}ms", grace?.as_millis())))))
+    .collect();
     let mut all = json!({ "grace": grace, "floatingIPs": { "allow": allow } });
     for (key, value) in more.as_object().into_iter().flatten() {
         all[key] = value.clone();
