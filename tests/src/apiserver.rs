@@ -14,7 +14,6 @@
 //! [`traffic`] (what only a test can ask for).
 
 mod discovery;
-mod door;
 pub mod fault;
 pub mod kind;
 mod object;
@@ -37,12 +36,12 @@ use std::thread::JoinHandle;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use self::door::Door;
 use self::fault::Faults;
 use self::kind::Kind;
 use self::refusal::Refusal;
 use self::store::{Key, Store};
 use self::traffic::Traffic;
+use crate::door::Door;
 
 /// A running API server. It stops, and closes all its connections, when it is dropped.
 ///

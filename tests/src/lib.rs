@@ -2,6 +2,11 @@
 
 pub mod agent;
 pub mod apiserver;
+pub mod cluster;
+mod door;
 pub mod netns;
+pub mod process;
 pub mod rawroute;
+pub mod relay;
 pub mod scenario;
+pub mod simulator;

@@ -5,13 +5,14 @@
 //! gone. So nothing is left behind, however a test ends.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::process::end_with_thread;
 
 /// A network namespace.
 #[derive(Debug)]
@@ -44,22 +45,14 @@ impl Namespace {
     /// Makes the command run in the namespace, and end with the thread that starts it.
     pub fn hold(&self, command: &mut Command) {
         let file = self.file.as_raw_fd();
-        let parent = nix::unistd::getpid();
         let enter = move || {
             // SAFETY: the descriptor stays open in the parent, of which this is a copy.
             let file = unsafe { std::os::fd::BorrowedFd::borrow_raw(file) };
-            setns(file, CloneFlags::CLONE_NEWNET)?;
-            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-            // The parent may have ended before the line above.
-            if nix::unistd::getppid() == parent {
-                Ok(())
-            } else {
-                Err(io::Error::other("the test has ended"))
-            }
+            Ok(setns(file, CloneFlags::CLONE_NEWNET)?)
         };
-        // SAFETY: between fork and exec `enter` makes three system calls and allocates nothing but
-        // an error on its way out.
+        // SAFETY: between fork and exec `enter` makes one system call and allocates nothing.
         unsafe { command.pre_exec(enter) };
+        end_with_thread(command);
     }
 
     /// Runs `work` in the namespace, in a thread of its own.

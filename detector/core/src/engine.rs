@@ -11,7 +11,7 @@ use crate::claim::Ipam;
 use crate::facts::Facts;
 use crate::facts::kernel::{Affected, DumpEnd};
 use crate::facts::pods::{LocalPod, Touched};
-use crate::finding::{Finding, Subject};
+use crate::finding::{Claim, Finding, Subject};
 use crate::judge::{self, judge};
 use crate::ledger::{Ledger, Verdicts};
 use crate::observation::{
@@ -159,20 +159,23 @@ impl Engine {
                 }
             }
             What::ServicesReset(services) => {
+                let former: Vec<_> = self.facts.services.claims().collect();
                 let touched = self.facts.services.reset(at, services);
                 if self.facts.synced.insert(Sense::Services) {
                     self.judge_everything(now, at);
                 } else {
-                    self.addresses(now, touched);
+                    self.services(now, former, touched);
                 }
             }
             What::ServiceApplied(service) => {
+                let former = self.facts.services.claims_of(&service.key);
                 let touched = self.facts.services.apply(at, service);
-                self.addresses(now, touched);
+                self.services(now, former, touched);
             }
             What::ServiceDeleted(key) => {
+                let former = self.facts.services.claims_of(&key);
                 let touched = self.facts.services.delete(&key);
-                self.addresses(now, touched);
+                self.services(now, former, touched);
             }
             What::Felix(felix) => {
                 if self.facts.felix != felix {
@@ -362,6 +365,15 @@ impl Engine {
         self.judge_all(now, now, subjects);
     }
 
+    /// What a change of Services bears on: the claims that were made before it, and addresses.
+    fn services(&mut self, now: BootTime, former: Vec<Claim>, touched: Vec<IpAddr>) {
+        let mut subjects: BTreeSet<Subject> = former.into_iter().map(Subject::Claim).collect();
+        for address in touched {
+            self.add_address(address, &mut subjects);
+        }
+        self.judge_all(now, now, subjects);
+    }
+
     fn addresses(&mut self, now: BootTime, touched: impl IntoIterator<Item = IpAddr>) {
         let mut subjects = BTreeSet::new();
         for address in touched {
@@ -371,12 +383,14 @@ impl Engine {
     }
 
     fn blind(&mut self, now: BootTime, at: BootTime, sense: Sense, why: Option<Box<str>>) {
+        // Of the allow-list's part in the cluster nothing else tells that it was read.
+        let first = sense == Sense::Allowances && why.is_none() && self.facts.synced.insert(sense);
         match why {
             Some(why) => {
                 self.facts.blind.insert(sense, why);
             }
             None => {
-                if self.facts.blind.remove(&sense).is_some() {
+                if self.facts.blind.remove(&sense).is_some() || first {
                     self.judge_everything(now, at);
                 }
             }

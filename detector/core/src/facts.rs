@@ -18,6 +18,7 @@ use self::kernel::KernelTables;
 use self::links::KnownLink;
 use self::pods::{LocalPod, Pods};
 use crate::claim::Ipam;
+use crate::judge::Doubt;
 use crate::observation::Sense;
 use crate::policy::{AllowList, Feature, Felix};
 use crate::settings::Settings;
@@ -124,6 +125,19 @@ impl Facts {
         (now < until).then_some(until)
     }
 
+    /// Whether the cluster's part of the allow-list is still waited for, and until when: for news
+    /// only while the API server tells nothing, else for a while after pods were listed.
+    pub(crate) fn allowances_awaited(&self, now: BootTime) -> Option<Doubt> {
+        if self.synced.contains(&Sense::Allowances) {
+            return None;
+        }
+        if self.blind.contains_key(&Sense::Pods) {
+            return Some(Doubt { until: None });
+        }
+        let until = self.pods_listed?.after(self.settings.sync);
+        (now < until).then_some(Doubt { until: Some(until) })
+    }
+
     /// What is missing for a full verdict, in words.
     pub(crate) fn missing(&self) -> Vec<Box<str>> {
         let told = [
@@ -133,8 +147,7 @@ impl Facts {
             (Sense::Feature, self.feature != Feature::Unknown),
             (Sense::Pools, self.pools.ipam != Ipam::Unknown),
             (Sense::Services, self.synced.contains(&Sense::Services)),
-            // The configuration's part is always there; the cluster's part is told of when it fails.
-            (Sense::Allowances, true),
+            (Sense::Allowances, self.synced.contains(&Sense::Allowances)),
         ];
         told.into_iter()
             .filter_map(|(sense, told)| match self.blind.get(&sense) {

@@ -72,6 +72,8 @@ pub(crate) struct Judge<'a> {
     rests: BTreeSet<Question>,
     /// When what it is about went, where it is gone already.
     over: Option<BootTime>,
+    /// When to look again at the latest, since better evidence is awaited.
+    soonest: Option<BootTime>,
     /// What could not be read for this verdict.
     unread: BTreeSet<Box<str>>,
 }
@@ -100,6 +102,7 @@ pub(crate) fn judge(
         asks: BTreeSet::new(),
         rests: BTreeSet::new(),
         over: None,
+        soonest: None,
         unread: BTreeSet::new(),
     };
     let mut verdicts = BTreeMap::new();

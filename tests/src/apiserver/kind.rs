@@ -105,6 +105,20 @@ impl Kind {
         }
     }
 
+    /// The path of one of its objects, or of all in a namespace where `name` is empty, or of all
+    /// where both are.
+    pub fn path(&self, namespace: &str, name: &str) -> String {
+        let mut path = match self.group {
+            "" => format!("/api/{}", self.version),
+            group => format!("/apis/{group}/{}", self.version),
+        };
+        if !namespace.is_empty() {
+            path = format!("{path}/namespaces/{namespace}");
+        }
+        path = format!("{path}/{}", self.plural);
+        if name.is_empty() { path } else { format!("{path}/{name}") }
+    }
+
     /// Its name as errors spell it: `pods`, `ippools.crd.projectcalico.org`.
     pub fn qualified(&self) -> String {
         match self.group {

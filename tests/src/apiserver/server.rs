@@ -18,7 +18,6 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::door::Door;
 use super::fault::{Connections, Order};
 use super::options::{Options, Query};
 use super::refusal::Refusal;
@@ -28,6 +27,7 @@ use super::traffic::Verb;
 use super::watch::{self, Body, whole};
 use super::write::{self, Deletion, Part};
 use super::{World, discovery, read};
+use crate::door::Door;
 
 /// What a real server takes at most, in bytes.
 const LARGEST_BODY: usize = 3 * 1024 * 1024;

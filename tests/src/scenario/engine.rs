@@ -148,6 +148,7 @@ impl Run<'_> {
             What::NodesReset(self.nodes()?),
             What::ServicesReset(self.world.services()),
             What::PodsReset(self.world.local_pods()),
+            What::Blind(Sense::Allowances, None),
         ])
     }
 

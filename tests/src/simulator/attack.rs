@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use fastrand::Rng;
 
-use super::plan::{Act, EVIL, FAR, MS, Micros, NEAR, SECOND};
+use super::plan::{Act, FAR, MS, Micros, NEAR, SECOND};
 use super::world::{node_address, service_address};
 
 /// The kinds of attack; the letters and numbers are those of the catalogue.
@@ -206,10 +206,5 @@ impl Attack {
             Prey::Service => Some(service_address()),
             Prey::Near | Prey::Far => None,
         }
-    }
-
-    /// The life that attacks.
-    pub(super) fn attacker() -> usize {
-        EVIL
     }
 }

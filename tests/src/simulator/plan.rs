@@ -131,16 +131,10 @@ pub(super) fn plan(rng: &mut Rng, theme: Theme) -> Plan {
         let from = rng.u64(agent..280 * SECOND);
         from..from + rng.u64(100 * MS..most)
     };
-    let outages = if planner.rng.u8(0..4) == 0 {
-        vec![quiet(planner.rng, 90 * SECOND)]
-    } else {
-        Vec::new()
-    };
-    let silences = if planner.rng.u8(0..3) == 0 {
-        vec![quiet(planner.rng, 20 * SECOND)]
-    } else {
-        Vec::new()
-    };
+    let outages =
+        if planner.rng.u8(0..4) == 0 { vec![quiet(planner.rng, 90 * SECOND)] } else { Vec::new() };
+    let silences =
+        if planner.rng.u8(0..3) == 0 { vec![quiet(planner.rng, 20 * SECOND)] } else { Vec::new() };
     let Planner { lives, acts, lifecycles, .. } = planner;
     Plan { lives, acts, felix, agent, outages, silences, attack, end: 640 * SECOND, lifecycles }
 }

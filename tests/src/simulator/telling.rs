@@ -10,9 +10,7 @@ use std::time::Duration;
 use detector_core::claim::Ipam;
 use detector_core::engine::{Engine, Output};
 use detector_core::finding::{Certainty, Finding, State, Victim};
-use detector_core::observation::{
-    Answer, KernelChange, Observation, Question, Reply, Sense, What,
-};
+use detector_core::observation::{Answer, KernelChange, Observation, Question, Reply, Sense, What};
 use detector_core::policy::{Feature, Felix as FelixFacts};
 use detector_core::route::{Hops, NextHop, Prefix, Route, RouteKind};
 use detector_core::settings::Settings;
@@ -26,8 +24,8 @@ use super::plan::{Act, EVIL, FAR, Felix, MS, Micros, NEAR, Plan, SECOND, plan};
 use super::world::{World, approved_address, node, node_address, pool, route};
 
 /// The senses that are lost with the API server.
-const REMOTE: [Sense; 5] =
-    [Sense::Pods, Sense::Nodes, Sense::Feature, Sense::Pools, Sense::Services];
+const REMOTE: [Sense; 6] =
+    [Sense::Pods, Sense::Nodes, Sense::Feature, Sense::Pools, Sense::Services, Sense::Allowances];
 
 /// How a story ended.
 #[derive(Debug)]
@@ -311,6 +309,7 @@ impl Telling {
                 Sense::Services
             }
             Listing::Policy => {
+                self.observe(What::Blind(Sense::Allowances, None));
                 self.observe(What::Feature(self.feature.clone()));
                 self.observe(What::Felix(self.felix.clone()));
                 Sense::Feature
@@ -383,7 +382,11 @@ impl Telling {
     fn write(&mut self, line: impl FnOnce() -> String) {
         let now = self.now;
         if let Some(log) = &mut self.log {
-            log.push(format!("{:>11.3} ms  {}", Duration::from_micros(now).as_secs_f64() * 1e3, line()));
+            log.push(format!(
+                "{:>11.3} ms  {}",
+                Duration::from_micros(now).as_secs_f64() * 1e3,
+                line()
+            ));
         }
     }
 
@@ -496,9 +499,11 @@ impl Telling {
             }
             Act::Gone(life) => {
                 let key = self.key(life);
-                let own = self.world.pods.get(&key).is_some_and(|pod| {
-                    self.uids[life].as_ref() == Some(&pod.uid)
-                });
+                let own = self
+                    .world
+                    .pods
+                    .get(&key)
+                    .is_some_and(|pod| self.uids[life].as_ref() == Some(&pod.uid));
                 if own && let Some(pod) = self.world.pods.remove(&key) {
                     self.say(&pod, What::PodDeleted(key, pod.uid.clone()));
                 }
@@ -565,9 +570,10 @@ impl Telling {
             }
             Act::FelixStarts => {
                 for route in std::mem::take(&mut self.suspended) {
-                    let stands = route.hops.as_slice().iter().all(|hop| {
-                        hop.interface.is_none_or(|index| self.world.has_link(index))
-                    });
+                    let stands =
+                        route.hops.as_slice().iter().all(|hop| {
+                            hop.interface.is_none_or(|index| self.world.has_link(index))
+                        });
                     if stands {
                         let changes = self.world.add(route);
                         self.kernel(changes);
@@ -664,10 +670,9 @@ impl Telling {
                 // Not where the victim is.
                 World::via_node(address, 2, 0)
             }
-            Kind::Blackhole => Route {
-                kind: RouteKind::Blackhole,
-                ..route(Prefix::host(address), Hops::None, 0)
-            },
+            Kind::Blackhole => {
+                Route { kind: RouteKind::Blackhole, ..route(Prefix::host(address), Hops::None, 0) }
+            }
             Kind::Prefix => {
                 let hop = NextHop { interface: self.world.index(&evil), gateway: None };
                 route(Prefix::new(address, 30)?, Hops::One(hop), 0)
@@ -709,9 +714,11 @@ impl Telling {
         let moment = attack.time..attack.time + 10 * SECOND;
         let starting = |start: &Micros| (*start..*start + 3 * SECOND).contains(&attack.time);
         attack.kind == Kind::Flap
-            && (self.starts.iter().any(starting) || self.plan.outages.iter().any(|outage| {
-                outage.start < moment.end && moment.start < outage.end
-            }))
+            && (self.starts.iter().any(starting)
+                || self.plan.outages.iter().any(|outage| {
+                    // With the time until all is listed again.
+                    outage.start < moment.end && moment.start < outage.end + 3 * SECOND
+                }))
     }
 
     fn failure(&self) -> Option<String> {

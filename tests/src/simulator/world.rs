@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use detector_core::claim::{Allocation, Block, Pool, PodHolder, Service, ServiceKey, Spread};
+use detector_core::claim::{Allocation, Block, PodHolder, Pool, Service, ServiceKey, Spread};
 use detector_core::link::{InterfaceName, Link, LinkKind};
 use detector_core::observation::{KernelChange, KernelState, Node, Place};
 use detector_core::policy::{AllowList, Allowance};
-use detector_core::route::{
-    Hops, IfIndex, NextHop, Prefix, Protocol, Route, RouteKind, Table,
-};
+use detector_core::route::{Hops, IfIndex, NextHop, Prefix, Protocol, Route, RouteKind, Table};
 use detector_core::workload::{NodeName, Pod, PodKey, Uid};
 
 /// The nodes; the agent runs on the first.
@@ -236,9 +234,8 @@ impl World {
     pub(super) fn link_gone(&mut self, pod: &PodKey) -> Vec<KernelChange> {
         let Some(index) = self.index(pod) else { return Vec::new() };
         self.links.remove(&index);
-        self.routes.retain(|route| {
-            route.hops.as_slice().iter().all(|hop| hop.interface != Some(index))
-        });
+        self.routes
+            .retain(|route| route.hops.as_slice().iter().all(|hop| hop.interface != Some(index)));
         vec![KernelChange::LinkGone(index)]
     }
 
@@ -295,9 +292,8 @@ impl World {
     /// The routes to interfaces of pods.
     pub(super) fn pod_routes(&self) -> Vec<Route> {
         let uplink = IfIndex::new(UPLINK);
-        let to_pod = |route: &&Route| {
-            route.hops.as_slice().iter().any(|hop| hop.interface != uplink)
-        };
+        let to_pod =
+            |route: &&Route| route.hops.as_slice().iter().any(|hop| hop.interface != uplink);
         self.routes.iter().filter(to_pod).cloned().collect()
     }
 }

@@ -37,9 +37,10 @@ pub(crate) const RARELY: Duration = Duration::from_mins(10);
 /// The same where a wrong is known but not whose it is: the owner may come any moment.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
-/// The least time between two questions about one thing, so that a flapping route asks no more of
-/// the API server than a quiet one.
-pub(crate) const PACE: Duration = Duration::from_secs(1);
+/// How far apart two questions about one thing are in the long run, so that a flapping route asks no
+/// more of the API server than a quiet one; and how many may come at once before that.
+const PACE: Duration = Duration::from_secs(1);
+const BURST: u32 = 5;
 
 /// How long nobody is asked again after a question failed.
 pub(crate) const RETRY: Duration = Duration::from_secs(5);
@@ -81,6 +82,8 @@ pub(crate) struct Known<V> {
     pub(crate) asked: BootTime,
     /// What was answered, or why nobody could say.
     pub(crate) said: Result<V, Box<str>>,
+    /// When all questions so far would have been asked, had each kept to the pace.
+    paced: BootTime,
     /// Why it could not be asked again, and when that was tried.
     pub(crate) failed: Option<(BootTime, Box<str>)>,
 }
@@ -213,6 +216,13 @@ impl Answers {
     }
 }
 
+impl<V> Known<V> {
+    /// When it may be asked for again.
+    fn next(&self) -> BootTime {
+        self.paced.before(PACE * (BURST - 1))
+    }
+}
+
 impl<K: Copy + Eq + Hash, V> Book<K, V> {
     fn new(cap: usize) -> Self {
         Self {
@@ -256,7 +266,7 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
             (None, Some((tried, why))) if *tried >= since && now < tried.after(RETRY) => {
                 Reading::Failed { why, tried: *tried, again: tried.after(RETRY) }
             }
-            (None, _) => Reading::Unasked(known.asked.after(PACE)),
+            (None, _) => Reading::Unasked(known.next()),
         }
     }
 
@@ -289,7 +299,7 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
         match said {
             Err(why) => self.fail(key, asked, why),
             Ok(_) if self.known.get(&key).is_some_and(|known| known.asked > asked) => {}
-            said => self.keep(key, Known { asked, said, failed: None }),
+            said => self.keep(key, asked, said),
         }
     }
 
@@ -297,11 +307,13 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
     fn fail(&mut self, key: K, asked: BootTime, why: Box<str>) {
         match self.known.get_mut(&key) {
             Some(known) if known.said.is_ok() => known.failed = Some((asked, why)),
-            _ => self.keep(key, Known { asked, said: Err(why), failed: None }),
+            _ => self.keep(key, asked, Err(why)),
         }
     }
 
-    fn keep(&mut self, key: K, known: Known<V>) {
+    fn keep(&mut self, key: K, asked: BootTime, said: Result<V, Box<str>>) {
+        let paced = self.known.get(&key).map_or(asked, |known| known.paced.max(asked)).after(PACE);
+        let known = Known { asked, said, paced, failed: None };
         self.order.push_back((known.asked, key));
         if known.said.is_ok() {
             let readings = self.readings.entry(key).or_default();

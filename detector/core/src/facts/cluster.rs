@@ -25,7 +25,7 @@ const FORMER_CAP: usize = 64;
 pub(crate) struct Pools {
     pub(crate) ipam: Ipam,
     /// `None` before they were listed.
-    pools: Option<Vec<Pool>>,
+    listed: Option<Vec<Pool>>,
     /// Pools that are gone: pods may have their addresses still.
     former: Vec<Pool>,
 }
@@ -100,10 +100,10 @@ impl Pools {
     /// Takes all pools; true where that is news.
     pub(crate) fn reset(&mut self, mut pools: Vec<Pool>) -> bool {
         pools.sort();
-        if self.pools.as_ref() == Some(&pools) {
+        if self.listed.as_ref() == Some(&pools) {
             return false;
         }
-        let old = self.pools.replace(pools.clone()).unwrap_or_default();
+        let old = self.listed.replace(pools.clone()).unwrap_or_default();
         self.former.extend(old);
         self.former.retain(|pool| !pools.contains(pool));
         let surplus = self.former.len().saturating_sub(FORMER_CAP);
@@ -113,7 +113,7 @@ impl Pools {
 
     /// Whether it is known who gives addresses, and from which pools if that is Calico.
     pub(crate) fn is_told(&self) -> bool {
-        self.ipam == Ipam::Other || (self.ipam == Ipam::Calico && self.pools.is_some())
+        self.ipam == Ipam::Other || (self.ipam == Ipam::Calico && self.listed.is_some())
     }
 
     /// The pool that the address is in: the smallest, where pools overlap against the rules.
@@ -122,7 +122,7 @@ impl Pools {
             let holding = pools.iter().enumerate().filter(|(_, pool)| pool.cidr.contains(address));
             holding.max_by_key(|(_, pool)| pool.cidr.length()).map(|(at, _)| at)
         };
-        let pools = self.pools.as_deref().unwrap_or_default();
+        let pools = self.listed.as_deref().unwrap_or_default();
         smallest(pools)
             .map(|at| &pools[at])
             .or_else(|| smallest(&self.former).map(|at| &self.former[at]))
@@ -132,7 +132,7 @@ impl Pools {
     /// Of an address in no pool, which may be what is left of a pool that was deleted, it is the
     /// block of the usual size.
     pub(crate) fn block_of(&self, address: IpAddr) -> Option<Prefix> {
-        if self.ipam == Ipam::Other || self.pools.is_none() {
+        if self.ipam == Ipam::Other || self.listed.is_none() {
             return None;
         }
         match self.of(address) {
@@ -142,6 +142,12 @@ impl Pools {
             }
             None => None,
         }
+    }
+
+    /// Whether any address of the prefix is in a pool.
+    pub(crate) fn touch(&self, prefix: Prefix) -> bool {
+        let pools = self.listed.iter().flatten();
+        pools.into_iter().any(|pool| pool.cidr.covers(&prefix) || prefix.covers(&pool.cidr))
     }
 
     /// How a route to the address would spread, where it is in a pool.
@@ -185,6 +191,12 @@ impl Services {
     /// What Services say of the address without its having been given to them.
     pub(crate) fn claims_on(&self, address: IpAddr) -> impl Iterator<Item = Claim> {
         self.claimants(address).iter().map(move |claim| claim_of(address, claim))
+    }
+
+    /// What this Service says is its own without its having been given to it.
+    pub(crate) fn claims_of(&self, key: &ServiceKey) -> Vec<Claim> {
+        let Some((service, _)) = self.by_key.get(key) else { return Vec::new() };
+        claims(service).map(|(address, field)| claim_of(address, &(key.clone(), field))).collect()
     }
 
     /// All that Services say is theirs without its having been given to them.

@@ -88,7 +88,7 @@ impl LocalPod {
     }
 
     /// Takes the claims that the pod makes now; those that it made before keep their time.
-    fn note_claims(&mut self, heard: BootTime) {
+    fn note_claims(&mut self, at: BootTime) {
         let pod = &self.pod;
         let hosts = |field, addresses: &[IpAddr]| -> Vec<(Field, Prefix)> {
             addresses.iter().map(|address| (field, Prefix::host(*address))).collect()
@@ -120,7 +120,7 @@ impl LocalPod {
             .into_iter()
             .flatten()
             .filter(|(field, prefix)| !idle(*field, prefix))
-            .map(|claim| (claim, old.get(&claim).copied().unwrap_or(heard)))
+            .map(|claim| (claim, old.get(&claim).copied().unwrap_or(at)))
             .collect();
         self.claims = claims;
     }
@@ -182,7 +182,7 @@ impl Pods {
             local.first_at = Some(at);
             local.established = local.established.or(Some(at));
         }
-        local.note_claims(heard);
+        local.note_claims(at);
         self.put(local, &mut touched);
         touched
     }

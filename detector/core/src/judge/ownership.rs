@@ -19,6 +19,10 @@ use crate::route::Prefix;
 use crate::time::BootTime;
 use crate::workload::{NodeName, PodKey};
 
+/// How long after the end of a route a reading still speaks for its time: no address is taken back,
+/// given to the next pod and set up there within this time.
+const ROUND_TRIP: Duration = Duration::from_millis(50);
+
 /// What is known of an address's owner.
 pub(super) enum Ownership {
     /// It is somebody's.
@@ -111,12 +115,28 @@ impl<'a> Judge<'a> {
         since: BootTime,
         is_self: IsSelf<'_>,
     ) -> Ownership {
+        self.ownership_claimed(address, since, false, is_self)
+    }
+
+    /// The same. Where a pod `claims` the address as a floating one, it cannot be the next owner's by
+    /// IPAM of which an answer from just before the route would not know.
+    pub(super) fn ownership_claimed(
+        &mut self,
+        address: IpAddr,
+        since: BootTime,
+        claims: bool,
+        is_self: IsSelf<'_>,
+    ) -> Ownership {
         if let Some((victim, text)) = self.given(address) {
             let evidence = Evidence { at: self.now, witness: Witness::Api, text: text.into() };
             return Ownership::Owned { victim, presence: Presence::Elsewhere, evidence };
         }
-        let record = self.record(address, since, REVIEW, is_self);
-        if self.is_too_late(&record) {
+        let reusable = |block: &Option<Block>| {
+            let allocation = block.as_ref().and_then(|block| block.allocation(address));
+            allocation.is_some_and(|allocation| claims || names(allocation, is_self))
+        };
+        let record = self.record_if(address, since, REVIEW, REUSE, reusable);
+        if self.is_too_late(address, &record) {
             return Ownership::Unowned { claimed: true, unrecorded: false };
         }
         if let Record::Taken { allocation, known, again } = record {
@@ -139,6 +159,10 @@ impl<'a> Judge<'a> {
             let settled = pod.heard.after(self.facts.settings.settle);
             if self.now < settled {
                 return Ownership::Pending(settled);
+            }
+            if let Record::Pending(until) = record {
+                // It is certain enough, but the record is better evidence.
+                self.soonest = Some(until);
             }
             return Ownership::Owned {
                 victim: victim_of(pod),
@@ -356,13 +380,15 @@ impl<'a> Judge<'a> {
         (victim, Evidence { at: known.asked, witness: Witness::Ipam, text })
     }
 
-    /// Whether the record was read so long after the route went that the address may have changed
-    /// hands since.
-    fn is_too_late(&self, record: &Record<'_>) -> bool {
-        match record {
-            Record::Taken { known, .. } | Record::Free { known, .. } => self.is_late(known.asked),
-            _ => false,
-        }
+    /// Whether the record was first seen to say what it says when the route was gone: the address may
+    /// have changed hands since.
+    fn is_too_late(&self, address: IpAddr, record: &Record<'_>) -> bool {
+        let (Record::Taken { known, .. } | Record::Free { known, .. }) = record else {
+            return false;
+        };
+        let answers = &self.facts.answers;
+        let first = answers.recorded_since(known.block, address, known.asked, BootTime::ZERO);
+        self.over.is_some_and(|ended| first > ended.after(ROUND_TRIP))
     }
 
     fn is_late(&self, asked: BootTime) -> bool {

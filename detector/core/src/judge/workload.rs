@@ -29,7 +29,7 @@ impl Judge<'_> {
             };
         };
         match identity {
-            Identity::Pod(pod) if pod.can_own() && pod.had_first(address) => {
+            Identity::Pod(pod) if pod.had_first(address) => {
                 self.own_address(leg, link, pod, address)
             }
             Identity::Pod(pod) if pod.established.is_some() => {
@@ -53,14 +53,26 @@ impl Judge<'_> {
             .filter_map(|rule| rule.to.and_then(|to| to.host_address()))
             .filter(|address| prefix.contains(*address))
             .find_map(|address| self.attached_owner(address));
-        let behind = self.facts.pods.on_interface(&link.first_name).map(|pod| &pod.pod.key);
-        let hit = rule_to.or_else(|| self.attached_owner_within(prefix, behind));
+        let behind = self.facts.pods.on_interface(&link.first_name).map(|pod| &pod.pod);
+        let key = behind.map(|pod| &pod.key);
+        let hit = rule_to.or_else(|| self.attached_owner_within(prefix, key));
         let victim = match hit {
             Some(pod) if rule_to.is_some() || prefix.length() >= narrow(prefix.is_ipv4()) => {
                 victim_of(pod)
             }
             _ => Victim::Everyone(prefix),
         };
+        // A pod that peers with BIRD (BGPPeer `localWorkloadSelector`) has prefixes behind it. By its
+        // labels anybody could be one, so the allow-list has to say that it is.
+        if matches!(victim, Victim::Everyone(_))
+            && hit.is_none()
+            && behind.is_some_and(|pod| self.facts.allow.covers(prefix, pod))
+            && !self.facts.pools.touch(prefix)
+            && self.facts.nodes.within(prefix).is_none()
+            && self.facts.services.within(prefix).is_none()
+        {
+            return Verdict::Entitled(None);
+        }
         let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Prefix);
         charge.severity = Severity::Critical;
         charge.reason = format!(
@@ -177,7 +189,7 @@ impl Judge<'_> {
         let permission = self.facts.allow.permission(address, &pod.pod);
         let facts = self.facts;
         let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
-        let owner = self.ownership(address, leg.since, &is_self);
+        let owner = self.ownership_claimed(address, leg.since, floating, &is_self);
         match (owner, permission) {
             (Ownership::Own(again), _) => Verdict::Entitled(Some(again)),
             (Ownership::Owned { victim, evidence, presence }, _) => {
@@ -207,9 +219,8 @@ impl Judge<'_> {
                 // With a new sandbox the pod has another address, and nobody is there to say so.
                 let fresh = pod.first_at.is_some_and(|then| link.since > then);
                 // Of what is gone, nothing can be said without an answer but what the pod itself
-                // claimed; and the CNI plugin's own word is not doubted before it is asked about.
-                let unsure =
-                    fresh || self.over.is_some() || pod.pod.annotated_addresses.contains(&address);
+                // claimed; nor of a pod for whose first address the CNI plugin speaks no longer.
+                let unsure = fresh || self.over.is_some() || !pod.is_settled();
                 if unsure && !floating {
                     return Verdict::Doubt(Doubt { until: Some(again) });
                 }
@@ -293,6 +304,12 @@ impl Judge<'_> {
         permission: Permission<'_>,
         review: Option<BootTime>,
     ) -> Verdict {
+        // The entry that allows it may not have been read yet.
+        if !self.feature_off()
+            && let Some(doubt) = self.facts.allowances_awaited(self.now)
+        {
+            return Verdict::Doubt(doubt);
+        }
         let (victim, extent, severity) = match permission {
             Permission::Reserved(entry) => (
                 Victim::Allowance {
@@ -341,7 +358,7 @@ impl Judge<'_> {
         let facts = self.facts;
         let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
         let floating = pod.pod.floating_addresses.contains(&address);
-        let owner = self.ownership(address, leg.since, &is_self);
+        let owner = self.ownership_claimed(address, leg.since, floating, &is_self);
         match owner {
             Ownership::Owned { victim, evidence, presence } => {
                 if presence != Presence::Attached
@@ -402,7 +419,7 @@ impl Judge<'_> {
         if let Some(pod) = pod {
             self.add_claims(&mut charge, pod, address);
         }
-        Verdict::Charged(Box::new(charge), Some(self.review()))
+        Verdict::Charged(Box::new(charge), Some(self.soonest.unwrap_or(self.review())))
     }
 
     /// How long an address that nobody is known to own is waited for. One that is set aside for

@@ -12,11 +12,9 @@ use super::*;
 const LONG: Duration = Duration::from_secs(20);
 
 fn text(addresses: &[&str]) -> String {
-    let mut text = String::from("floatingIPs:\n  allow:\n");
-    for address in addresses {
-        text += &format!("  - {{cidr: {address}, namespace: a, serviceAccount: b}}\n");
-    }
-    text
+    let entry = |address| format!("  - {{cidr: {address}, namespace: a, serviceAccount: b}}\n");
+    let entries: String = addresses.iter().map(entry).collect();
+    format!("floatingIPs:\n  allow:\n{entries}")
 }
 
 fn args(path: &Path) -> RunArgs {

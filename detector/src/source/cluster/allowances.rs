@@ -106,7 +106,8 @@ async fn write(
             Counters::increment(&counters.statuses);
             Outcome::Written
         }
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Outcome::Outdated,
+        Err(kube::Error::Api(status)) if status.code == 409 => Outcome::Outdated,
+        Err(kube::Error::Api(status)) if status.code == 404 => Outcome::Absent,
         Err(error) => {
             let forbidden = matches!(&error, kube::Error::Api(status) if status.code == 403);
             let why = failure::reason("write the status of floatingipallowances", &error);
@@ -212,10 +213,11 @@ impl Known {
 
     /// The list, where it is not what was told last.
     fn news(&mut self) -> Option<Grants> {
-        let list: Vec<Allowed> = self.valid().take(MOST_ALLOWED).cloned().collect();
-        if list == self.told {
+        // Most words are about statuses and change nothing.
+        if self.valid().take(MOST_ALLOWED).eq(&self.told) {
             return None;
         }
+        let list: Vec<Allowed> = self.valid().take(MOST_ALLOWED).cloned().collect();
         if let Some(first) = self.valid().nth(MOST_ALLOWED) {
             let text = format!("is one entry too many: at most {MOST_ALLOWED} are taken, by name");
             let rejection = Rejection::in_words(&first.allowance.origin, "spec", &text);

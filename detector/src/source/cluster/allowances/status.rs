@@ -21,8 +21,8 @@ use super::object::Object;
 const ACCEPTED: &str = "Accepted";
 /// How long to wait before a write, in milliseconds.
 const SPREAD: std::ops::Range<u64> = 500..10_000;
-/// How long to wait after a failure, in milliseconds.
-const AGAIN: std::ops::Range<u64> = 30_000..60_000;
+/// How long to wait after a failure, in milliseconds: every agent of a large cluster may wait so.
+const AGAIN: std::ops::Range<u64> = 120_000..600_000;
 /// Nobody writes the same thing into the same object twice in this time: agents whose clocks differ
 /// may disagree on what has expired.
 const HOLD: Duration = Duration::from_mins(10);
@@ -70,8 +70,10 @@ pub(super) struct Note {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
     Written,
-    /// Somebody else has written meanwhile, or the object is gone: the watch tells.
+    /// Somebody else has written meanwhile: the watch tells.
     Outdated,
+    /// The object is gone, or its kind has no status.
+    Absent,
     Forbidden,
     Failed,
 }
@@ -104,7 +106,7 @@ impl Verdict {
     fn message(self, object: &Object) -> String {
         match (self, &object.meaning) {
             (_, Err(problem)) => format!(
-                "{} {}. An earlier valid version stays in force where an agent has seen one, until \
+                "{} {}; an earlier valid version stays in force where an agent has seen one, until \
                  this one is corrected or deleted",
                 problem.field, problem.text
             ),
@@ -235,7 +237,7 @@ impl Desk {
     /// Takes note of how a write ended.
     pub(super) fn done(&mut self, name: &str, outcome: Outcome, clock: Instant) {
         let again = match outcome {
-            Outcome::Written => return,
+            Outcome::Written | Outcome::Absent => return,
             Outcome::Forbidden => {
                 self.rest = Some(clock + HOLD);
                 AGAIN

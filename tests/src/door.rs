@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// Where connections come in.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(crate) struct Door {
     socket: std::net::TcpListener,
     addr: SocketAddr,
     /// Another handle of the socket, registered with the runtime. It lives only while the socket
@@ -26,13 +26,13 @@ pub(super) struct Door {
 
 impl Door {
     /// An open door; to be called within a runtime, with a socket that does not block.
-    pub(super) fn new(socket: std::net::TcpListener, addr: SocketAddr) -> Result<Self> {
+    pub(crate) fn new(socket: std::net::TcpListener, addr: SocketAddr) -> Result<Self> {
         let open = Some(watched(&socket)?);
         Ok(Self { socket, addr, open })
     }
 
     /// The next connection; none comes while the door is shut.
-    pub(super) async fn accept(&self) -> io::Result<TcpStream> {
+    pub(crate) async fn accept(&self) -> io::Result<TcpStream> {
         match &self.open {
             Some(listener) => listener.accept().await.map(|(stream, _)| stream),
             None => pending().await,
@@ -40,7 +40,7 @@ impl Door {
     }
 
     /// Listens again. Does nothing to an open door.
-    pub(super) fn open(&mut self) -> Result<()> {
+    pub(crate) fn open(&mut self) -> Result<()> {
         if self.open.is_some() {
             return Ok(());
         }
@@ -56,7 +56,7 @@ impl Door {
     }
 
     /// Listens no more, and resets what waits to be accepted. Does nothing to a shut door.
-    pub(super) fn shut(&mut self) -> Result<()> {
+    pub(crate) fn shut(&mut self) -> Result<()> {
         if self.open.take().is_none() {
             return Ok(());
         }

@@ -1,0 +1,107 @@
+//! Processes that end when the test does.
+
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command};
+use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, Result};
+
+/// Makes the command end with the thread that starts it.
+pub fn end_with_thread(command: &mut Command) {
+    let parent = nix::unistd::getpid();
+    let bind = move || {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        // The parent may have ended before the line above.
+        if nix::unistd::getppid() == parent {
+            Ok(())
+        } else {
+            Err(io::Error::other("the test has ended"))
+        }
+    };
+    // SAFETY: between fork and exec `bind` makes two system calls and allocates nothing but an
+    // error on its way out.
+    unsafe { command.pre_exec(bind) };
+}
+
+/// Starts processes that end with it, whichever thread asks for them.
+///
+/// The kernel ends a process with the thread that started it, not with the program. Threads of a
+/// runtime come and go; this has one that stays.
+#[derive(Debug)]
+pub struct Keeper {
+    orders: Option<Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Order {
+    command: Command,
+    started: SyncSender<io::Result<Child>>,
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    /// A keeper of no process yet.
+    pub fn new() -> Result<Self> {
+        let (orders, ordered) = channel::<Order>();
+        let thread = std::thread::Builder::new()
+            .name("keeper".to_owned())
+            .spawn(move || {
+                for Order { mut command, started } in ordered {
+                    end_with_thread(&mut command);
+                    // Whoever asked waits for it.
+                    let _ = started.send(command.spawn());
+                }
+            })
+            .context("cannot start a thread")?;
+        Ok(Self { orders: Some(orders), thread: Some(thread) })
+    }
+
+    /// Starts a process.
+    pub fn start(&self, command: Command) -> Result<Process> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let (started, answer) = sync_channel(1);
+        let orders = self.orders.as_ref().context("the keeper has ended")?;
+        orders.send(Order { command, started }).ok().context("the keeper's thread has ended")?;
+        let child = answer.recv().context("the keeper's thread has ended")?;
+        Ok(Process(child.with_context(|| format!("cannot start {program}"))?))
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        if let Some(thread) = self.thread.take() {
+            // It ends when there are no more orders; where it panicked it has ended already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A process that is killed, and waited for, when it is dropped.
+#[derive(Debug)]
+pub struct Process(Child);
+
+// === impl Process ===
+
+impl Process {
+    /// Its id.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// How it ended, where it has.
+    pub fn ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
+        self.0.try_wait().context("cannot ask after a process")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
