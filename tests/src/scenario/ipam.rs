@@ -191,3 +191,50 @@ impl<'a> Ipam<'a> {
         NodeName(name.unwrap_or(&self.words.scenario.node).into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Family;
+    use crate::scenario::step::Step;
+
+    const WORLD: &str = r#"
+id: twin
+title: Three pods and an address.
+addresses:
+  vm: [10.244.3.7, "fd00:10:244:3::7"]
+pools:
+  default: {cidr: [10.244.0.0/16, "fd00:10:244::/48"]}
+given:
+  - pod: {name: vm/first, node: node-b, addresses: [vm]}
+steps:
+  - pod: {name: vm/second, addresses: [vm]}
+  - allocate: {address: vm, pod: vm/first, node: node-b, heir: vm/second}
+"#;
+
+    #[test]
+    fn an_address_is_given_once_and_goes_to_the_heir() {
+        let scenario = Scenario::parse(WORLD).unwrap();
+        let words = Words { scenario: &scenario, family: Family::Ipv4 };
+        let mut ipam = Ipam::new(words).unwrap();
+        let [Step::Pod(first)] = &*scenario.given else { panic!("a pod is given") };
+        let [Step::Pod(second), Step::Allocate(heir)] = &*scenario.steps else {
+            panic!("two steps")
+        };
+        let block: Prefix = Prefix::new("10.244.3.0".parse().unwrap(), 26).unwrap();
+        assert_eq!(ipam.pod(first).unwrap(), [block]);
+        assert!(ipam.pod(first).unwrap().is_empty(), "it has the address already");
+        assert!(ipam.pod(second).is_err(), "the address is taken");
+        ipam.allocate(heir).unwrap();
+        assert!(ipam.pod(second).unwrap().is_empty(), "the heir has it");
+        assert_eq!(ipam.forget(&pod_key("vm/first").unwrap()), [block]);
+        let record = ipam.block(block).unwrap();
+        assert_eq!(record.affinity.map(|node| node.to_string()).as_deref(), Some("node-b"));
+        let [(_, Allocation::Pod { owner, heir: None })] = &*record.allocations else {
+            panic!("{:?}", record.allocations)
+        };
+        assert_eq!(owner.key, pod_key("vm/second").unwrap());
+        ipam.release("vm").unwrap();
+        assert!(ipam.block(block).unwrap().allocations.is_empty());
+    }
+}

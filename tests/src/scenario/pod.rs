@@ -84,3 +84,29 @@ fn unique<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
     }
     unique
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_malformed_in_a_list_costs_nothing_else() {
+        let entries = r#"["010.1.1.1", "10.1.1.1/32", "10.1.1.1\n", 42, null, "::ffff:10.1.1.1",
+                          "10.1.1.1", "fd00::1%eth0", "fd00::1"]"#;
+        let texts = list(entries);
+        let read = unique(texts.iter().filter_map(|text| address(text)));
+        assert_eq!(read, ["10.1.1.1", "fd00::1"].map(|text| text.parse::<IpAddr>().unwrap()));
+        assert!(list("{}").is_empty() && list("[").is_empty() && list("null").is_empty());
+    }
+
+    #[test]
+    fn prefixes_are_as_long_as_the_address_allows() {
+        let read = |text| cidr_or_address(text).map(|prefix| prefix.to_string());
+        assert_eq!(read("10.0.0.0/8").as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(read("10.0.0.1").as_deref(), Some("10.0.0.1/32"));
+        assert_eq!(read("::ffff:10.0.0.0/104").as_deref(), Some("10.0.0.0/8"));
+        for wrong in ["10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/", "/8", "::ffff:10.0.0.0/8"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -260,3 +260,46 @@ pub(super) fn numbered(value: &Value, number: usize) -> Value {
         other => other.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::scenario::words::Words;
+    use crate::scenario::{Family, Scenario, step::Step};
+
+    #[test]
+    fn repeated_steps_and_expectations_are_numbered() {
+        let scenario = Scenario::parse(
+            r#"
+id: twin
+title: Many.
+addresses:
+  first: [10.0.0.254, "fd00::ffff"]
+steps:
+  - repeat:
+      count: 3
+      steps:
+        - gone: shop/web-#
+        - ip: route add ${first+#/host} dev x
+expect:
+  - repeat: 2
+    each: {key: "${first@ipv6} #", attacker: none, victim: nobody}
+"#,
+        )
+        .unwrap();
+        let words = Words { scenario: &scenario, family: Family::Ipv4 };
+        let [.., Step::Gone(pod), Step::Ip(arguments)] = &*scenario.steps else {
+            panic!("{:?}", scenario.steps)
+        };
+        assert_eq!((scenario.steps.len(), pod.as_str()), (6, "shop/web-2"));
+        assert_eq!(words.expand(arguments).unwrap(), "route add 10.0.1.0/32 dev x");
+        let keys = scenario.expect.iter().map(|expected| words.expand(&expected.key).unwrap());
+        assert_eq!(keys.collect::<Vec<_>>(), ["fd00::ffff 0", "fd00::ffff 1"]);
+    }
+
+    #[test]
+    fn a_step_that_is_none_is_told_with_the_step() {
+        let wrong = "id: twin\ntitle: x\naddresses: {}\nsteps:\n  - gonne: shop/web\n";
+        let error = Scenario::parse(wrong).unwrap_err().to_string();
+        assert!(error.contains("gonne"), "{error}");
+    }
+}

@@ -205,3 +205,37 @@ pub(super) fn settings(felix: &FelixStep) -> Vec<Value> {
 fn texts(words: Words<'_>, names: &[String]) -> Result<Vec<String>> {
     names.iter().map(|name| Ok(words.address(name)?.to_string())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use detector_core::claim::PodHolder;
+    use detector_core::route::Prefix;
+    use detector_core::workload::{NodeName, PodKey};
+
+    use super::*;
+
+    #[test]
+    fn a_block_is_named_and_indexed_as_calico_does() {
+        let key = PodKey::new("shop", "web").unwrap();
+        let owner = PodHolder { key, node: Some(NodeName("node-a".into())) };
+        let record = Block {
+            cidr: Prefix::new("10.244.1.64".parse().unwrap(), 26).unwrap(),
+            affinity: Some(NodeName("node-a".into())),
+            allocations: vec![(
+                "10.244.1.66".parse().unwrap(),
+                Allocation::Pod { owner, heir: None },
+            )],
+        };
+        let object = block(&record);
+        assert_eq!(object["metadata"]["name"], "10-244-1-64-26");
+        let spec = &object["spec"];
+        assert_eq!(spec["affinity"], "host:node-a");
+        assert_eq!(spec["allocations"].as_array().map(Vec::len), Some(64));
+        assert_eq!((&spec["allocations"][1], &spec["allocations"][2]), (&Value::Null, &json!(0)));
+        assert_eq!(spec["unallocated"].as_array().map(Vec::len), Some(63));
+        assert_eq!(
+            spec["attributes"][0]["secondary"],
+            json!({"namespace": "shop", "pod": "web", "node": "node-a"})
+        );
+    }
+}
