@@ -38,7 +38,7 @@ use self::programs::Programs;
 use crate::process::{Keeper, Process};
 
 /// How long the server may take to be ready, on a machine that is busy with other tests.
-const READY: Duration = Duration::from_secs(120);
+const READY: Duration = Duration::from_mins(2);
 
 /// How often it is asked whether it is.
 const ASK_EVERY: Duration = Duration::from_millis(50);

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::io::Write as _;
 use std::net::TcpStream;
 
 use detector_tests::cluster::objects::Objects;
@@ -10,20 +9,12 @@ use detector_tests::cluster::programs::Programs;
 use detector_tests::cluster::{Cluster, User};
 use serde_json::json;
 
-/// A cluster, or nothing where there can be none: that is said where cargo does not hide it.
-fn cluster() -> Option<Cluster> {
-    match Programs::find() {
-        Ok(programs) => Some(Cluster::start(programs).unwrap()),
-        Err(why) => {
-            writeln!(std::io::stderr(), "skipped, all of real_cluster: {why:#}").unwrap();
-            None
-        }
-    }
-}
-
 #[test]
 fn a_cluster_is_driven_stopped_and_started_again_and_leaves_nothing() {
-    let Some(cluster) = cluster() else { return };
+    let Some(programs) = Programs::find_or_skip("the cluster of a real kube-apiserver") else {
+        return;
+    };
+    let cluster = Cluster::start(programs).unwrap();
     let folder = cluster.kubeconfig_path().parent().unwrap().to_path_buf();
 
     // By kubectl, as people do.
