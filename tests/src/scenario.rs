@@ -5,6 +5,7 @@
 //! same file runs in the engine alone ([`engine`]) and with the real agent on a real kernel
 //! ([`node`]). The format is documented in docs/scenarios.md.
 
+pub mod api;
 pub mod compare;
 pub mod engine;
 pub mod ip;

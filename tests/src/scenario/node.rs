@@ -1,19 +1,21 @@
 //! The rung with everything: the real agent with its real eBPF program on the real kernel, in a
 //! network namespace that stands for the node. Pods' interfaces are veth pairs whose far ends are
-//! in another namespace, `ip` makes the routes as Felix would, and the API server is the emulator.
+//! in another namespace, `ip` makes the routes as Felix would, and the API server is the emulator
+//! or a real one ([`api`](super::api)).
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use super::api::Api;
 use super::compare::{self, AllSeen, Seen};
 use super::words::{Words, interface, pod_key};
 use super::{ApiState, FeatureState, PodStep, Step, UPLINK};
 use crate::agent::{Agent, Heard, MemoryFile};
-use crate::apiserver::ApiServer;
+use crate::cluster::Cluster;
 use crate::netns::Namespace;
 
 /// How long findings may take that are expected, beyond what the scenario itself allows: other
@@ -24,21 +26,30 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const CANARY: &str = "calicanary00000";
 const CANARY_ROUTE: &str = "198.51.100.0/24";
 
-/// What is said where the API server does not take what a step does.
-const REFUSED: &str = "the API server refuses";
-
 /// A node with an agent, pods, and an API server.
 pub struct Node {
     namespace: Namespace,
     far: Namespace,
-    api: ApiServer,
+    api: Api,
     pods: BTreeSet<String>,
     peers: u32,
 }
 
 /// Runs a scenario; gives what was found.
 pub fn run(words: Words<'_>, route_source: &str) -> Result<AllSeen> {
-    let mut node = Node::new(words)?;
+    play(Node::new(words)?, words, route_source)
+}
+
+/// The same with a real API server, driven by kubectl.
+pub fn run_in_cluster(
+    words: Words<'_>,
+    route_source: &str,
+    cluster: Arc<Cluster>,
+) -> Result<AllSeen> {
+    play(Node::in_cluster(words, cluster)?, words, route_source)
+}
+
+fn play(mut node: Node, words: Words<'_>, route_source: &str) -> Result<AllSeen> {
     for step in &words.scenario.given {
         node.step(words, step).with_context(|| format!("given: {step:?}"))?;
     }
@@ -83,14 +94,22 @@ fn configuration(words: Words<'_>, more: &Value) -> Result<String> {
 }
 
 impl Node {
-    /// A node without an agent.
+    /// A node without an agent, and an emulated API server.
     pub fn new(words: Words<'_>) -> Result<Self> {
+        Self::with(words, Api::emulated)
+    }
+
+    /// A node without an agent, of a cluster that is emptied for it.
+    pub fn in_cluster(words: Words<'_>, cluster: Arc<Cluster>) -> Result<Self> {
+        Self::with(words, |namespace| Api::real(cluster, namespace))
+    }
+
+    fn with(words: Words<'_>, api: impl FnOnce(&Namespace) -> Result<Api>) -> Result<Self> {
         let namespace = Namespace::new()?;
         let far = Namespace::new()?;
         namespace.ip(&format!("link add {UPLINK} type bridge"))?;
         namespace.ip(&format!("link set {UPLINK} up"))?;
-        let listener = namespace.within(|| TcpListener::bind("127.0.0.1:0"))?;
-        let api = ApiServer::start(listener)?;
+        let api = api(&namespace)?;
         for (name, addresses) in &words.scenario.nodes {
             let addresses = addresses
                 .iter()
@@ -99,8 +118,7 @@ impl Node {
             api.apply(json!({
                 "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
                 "status": {"addresses": addresses},
-            }))
-            .context(REFUSED)?;
+            }))?;
         }
         let mut spec = json!({});
         match words.scenario.feature {
@@ -111,8 +129,7 @@ impl Node {
         api.apply(json!({
             "apiVersion": "crd.projectcalico.org/v1", "kind": "FelixConfiguration",
             "metadata": {"name": "default"}, "spec": spec,
-        }))
-        .context(REFUSED)?;
+        }))?;
         Ok(Self { namespace, far, api, pods: BTreeSet::new(), peers: 0 })
     }
 
@@ -168,12 +185,11 @@ impl Node {
             }
             Step::Terminate(pod) => {
                 let key = pod_key(pod)?;
-                self.api.terminate(key.namespace(), key.name()).context(REFUSED)?;
-                Ok(())
+                self.api.terminate(key.namespace(), key.name())
             }
             Step::Gone(pod) => {
                 let key = pod_key(pod)?;
-                self.api.remove("pods", key.namespace(), key.name()).context(REFUSED)?;
+                self.api.remove("pods", key.namespace(), key.name())?;
                 self.pods.remove(pod);
                 Ok(())
             }
@@ -188,14 +204,8 @@ impl Node {
                 std::thread::sleep(*duration);
                 Ok(())
             }
-            Step::Api(ApiState::Held) => {
-                self.api.faults().hold_watches();
-                Ok(())
-            }
-            Step::Api(ApiState::Released) => {
-                self.api.faults().release_watches();
-                Ok(())
-            }
+            Step::Api(ApiState::Held) => self.api.hold_watches(),
+            Step::Api(ApiState::Released) => self.api.release_watches(),
             Step::Say(_) => Ok(()),
         }
     }
@@ -236,7 +246,7 @@ impl Node {
                     "containers": [{"name": "main", "image": "example"}],
                 },
                 "status": status,
-            })).context(REFUSED)?;
+            }))?;
             return Ok(());
         }
         self.patch(&step.name, &json!({"metadata": {"annotations": annotations}, "status": status}))
@@ -245,7 +255,7 @@ impl Node {
     fn patch(&self, pod: &str, patch: &Value) -> Result<()> {
         let key = pod_key(pod)?;
         ensure!(self.pods.contains(pod), "no pod {pod}");
-        self.api.patch("pods", key.namespace(), key.name(), patch).context(REFUSED)?;
+        self.api.patch("pods", key.namespace(), key.name(), patch)?;
         Ok(())
     }
 
