@@ -13,7 +13,7 @@ use detector_tests::cluster::programs::Programs;
 use detector_tests::scenario::compare::{AllSeen, differences};
 use detector_tests::scenario::engine::{self, StartOrder};
 use detector_tests::scenario::words::Words;
-use detector_tests::scenario::{Family, Named, all_paths, load, node};
+use detector_tests::scenario::{Family, Named, Step, all_paths, load, node};
 
 const NEEDS_ROOT: &str = "the real kernel's rung needs root";
 
@@ -135,6 +135,10 @@ enum Missing {
 fn run_in_cluster(case: &Case<'_>, cluster: Result<&Arc<Cluster>, &Missing>) -> Outcome {
     if let Some(why) = &case.named.scenario.engine_only {
         return Outcome::Skipped(why.clone());
+    }
+    let mut steps = case.named.scenario.given.iter().chain(&case.named.scenario.steps);
+    if steps.any(|step| matches!(step, Step::Api(_))) {
+        return Outcome::Skipped("a real API server holds no watches back".to_owned());
     }
     let words = Words { scenario: &case.named.scenario, family: case.family };
     match cluster {
