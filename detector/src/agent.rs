@@ -11,15 +11,18 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use detector_core::engine::{Engine, Output};
 use detector_core::finding::{Finding, Severity, State};
-use detector_core::observation::{Answer, Observation, Question, Sense, What};
+use detector_core::observation::{Answer, Observation, Question, Reply, Sense, What};
+use detector_core::policy::AllowList;
 use detector_core::time::BootTime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use self::senses::Senses;
+use crate::cli::RunArgs;
 use crate::clock;
 use crate::config::Config;
+use crate::policy::Policy;
 use crate::sink::Stdout;
 use crate::source::cluster::{Cluster, Running};
 use crate::source::kernel::{
@@ -75,8 +78,9 @@ struct Agent {
     dumps: u64,
 }
 
-/// Runs until SIGTERM or SIGINT.
-pub async fn run(config: Config) -> Result<()> {
+/// Runs until SIGTERM or SIGINT. `args` are what `config` was made of: by them the file is read
+/// again when it changes.
+pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("no SIGTERM can be caught")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no SIGINT can be caught")?;
     let cluster = if config.api { Some(Cluster::connect(&config).await?) } else { None };
@@ -88,13 +92,15 @@ pub async fn run(config: Config) -> Result<()> {
     }
 
     let (tell, mut cluster_says) = mpsc::channel(CLUSTER_QUEUE);
-    let (questions, cluster_tasks) = match cluster {
+    let (questions, mut cluster_tasks) = match cluster {
         Some(cluster) => {
             let (ask, asked) = mpsc::channel(QUESTION_QUEUE);
             (Some(ask), Some(cluster.start(&tell, asked)))
         }
         None => (None, None),
     };
+    let grants = cluster_tasks.as_mut().and_then(Running::grants);
+    let (policy, allow_list) = Policy::start(&config, args, grants, &tell);
     // Kept open, so that the channel's end is no case of its own.
     let _tell = tell;
     let stdout = Stdout::start(config.output, config.node.0.clone())
@@ -114,9 +120,9 @@ pub async fn run(config: Config) -> Result<()> {
         told: 0,
         dumps: 0,
     };
-    agent.begin(&config);
+    agent.begin(&config, allow_list);
     agent.watch(&mut terminate, &mut interrupt, &mut cluster_says).await?;
-    agent.end(cluster_tasks);
+    agent.end(cluster_tasks, &policy);
     Ok(())
 }
 
@@ -124,13 +130,13 @@ pub async fn run(config: Config) -> Result<()> {
 
 impl Agent {
     /// Tells the engine what is known before anything was seen.
-    fn begin(&mut self, config: &Config) {
-        self.observe(What::AllowList(config.allow_list()));
+    fn begin(&mut self, config: &Config, allow_list: AllowList) {
+        self.observe(What::AllowList(allow_list));
         if !config.api {
             warn!(
                 "degraded: no API server is asked (--no-api); routes alone tell little of owners"
             );
-            for sense in [Sense::Pods, Sense::Nodes, Sense::Feature] {
+            for sense in senses::ALL.into_iter().filter(|sense| *sense != Sense::Kernel) {
                 self.observe(What::Blind(sense, Some("the API server is not asked".into())));
             }
         }
@@ -244,6 +250,7 @@ impl Agent {
             What::PodsReset(_) => self.senses.sees(Sense::Pods),
             What::NodesReset(_) => self.senses.sees(Sense::Nodes),
             What::Feature(_) => self.senses.sees(Sense::Feature),
+            What::ServicesReset(_) => self.senses.sees(Sense::Services),
             _ => {}
         }
         self.engine.observe(clock::now(), observation);
@@ -305,7 +312,7 @@ impl Agent {
             },
         };
         let now = clock::now();
-        let answer = Answer { address: question.address, asked: now, claimants: Err(why.into()) };
+        let answer = Answer { asked: now, reply: Reply::failed(question, why.into()) };
         self.engine.observe(now, Observation { at: now, what: What::Answer(answer) });
     }
 
@@ -315,7 +322,7 @@ impl Agent {
     }
 
     /// Writes what is left to write, detaches everything, says what was done.
-    fn end(mut self, cluster: Option<Running>) {
+    fn end(mut self, cluster: Option<Running>, policy: &Policy) {
         self.drain(Wanted::Until(clock::now()));
         let counters = self.kernel.counters();
         let holdings = self.engine.holdings();
@@ -336,6 +343,8 @@ impl Agent {
             requests = cluster.requests,
             questions = cluster.questions,
             rejections = cluster.rejections,
+            reloads = policy.reloads().ok(),
+            reloads_refused = policy.reloads().refused(),
             "stopped"
         );
     }

@@ -7,22 +7,25 @@
 
 mod error;
 mod file;
+pub mod reload;
 mod show;
-mod value;
+pub(crate) mod value;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use detector_core::link::InterfaceName;
-use detector_core::policy::{AllowList, Allowance};
+use detector_core::policy::Allowance;
 use detector_core::settings::Settings;
 use detector_core::workload::NodeName;
+use jiff::Timestamp;
 
 pub use self::error::{ConfigError, Origin};
 pub use self::file::{Allow, Api, File, FloatingIps, Grace};
 use self::value::Typed;
 use crate::cli::RunArgs;
+use crate::policy::Allowed;
 
 /// Where routes are seen from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
@@ -44,15 +47,6 @@ pub enum Output {
     Json,
     /// One sentence a line.
     Text,
-}
-
-/// An entry of the allow-list with the operator's reason for it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Allowed {
-    /// What is allowed, and to whom.
-    pub allowance: Allowance,
-    /// Why, in the operator's words; one printable line.
-    pub reason: Option<Box<str>>,
 }
 
 /// The effective configuration.
@@ -96,7 +90,9 @@ const RING: (u32, u32) = (64 << 10, 1 << 30);
 /// `IFNAMSIZ - 1` less the 11 digits that Calico puts behind the prefix.
 const LONGEST_INTERFACE_PREFIX: usize = 4;
 /// More entries than this are a mistake, and every floating IP is held against each of them.
-const MOST_ALLOWED: usize = 4096;
+pub(crate) const MOST_ALLOWED: usize = 4096;
+/// Where an entry of the file is written, as findings name it.
+const ORIGIN: &str = "configuration";
 
 /// The configuration that `args`, the environment and the file named by them amount to.
 pub fn load(args: &RunArgs) -> Result<Config, ConfigError> {
@@ -113,7 +109,12 @@ pub fn check(path: &Path) -> Result<String, ConfigError> {
         1 => "1 allow-list entry".to_owned(),
         entries => format!("{entries} allow-list entries"),
     };
-    Ok(format!("{}: ok, {entries}", error::shown_path(path)))
+    let now = Timestamp::now();
+    let expired = match config.allowed.iter().filter(|entry| !entry.is_in_force(now)).count() {
+        0 => String::new(),
+        expired => format!(", {expired} of them expired"),
+    };
+    Ok(format!("{}: ok, {entries}{expired}", error::shown_path(path)))
 }
 
 /// What `detector config show` says: the effective configuration, as a file that gives it again.
@@ -220,9 +221,42 @@ impl Config {
         }
     }
 
-    /// The allow-list, as the engine takes it.
-    pub fn allow_list(&self) -> AllowList {
-        AllowList::new(self.allowed.iter().map(|entry| entry.allowance.clone()).collect())
+    /// The keys of the file whose values differ, but for the allow-list: those that a running agent
+    /// does not take over.
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        // Taken apart, so that a key that is not compared does not compile.
+        let Self {
+            node,
+            kubeconfig,
+            api,
+            route_source,
+            output,
+            interface_prefixes,
+            uplinks,
+            newborn,
+            settle,
+            remote,
+            sync,
+            resync_interval,
+            ring_bytes,
+            allowed: _,
+        } = self;
+        let keys = [
+            ("nodeName", *node == other.node),
+            ("kubeconfig", *kubeconfig == other.kubeconfig),
+            ("api.enabled", *api == other.api),
+            ("routeSource", *route_source == other.route_source),
+            ("output", *output == other.output),
+            ("interfacePrefixes", *interface_prefixes == other.interface_prefixes),
+            ("uplinks", *uplinks == other.uplinks),
+            ("grace.newborn", *newborn == other.newborn),
+            ("grace.settle", *settle == other.settle),
+            ("grace.remote", *remote == other.remote),
+            ("grace.sync", *sync == other.sync),
+            ("resyncInterval", *resync_interval == other.resync_interval),
+            ("ringBytes", *ring_bytes == other.ring_bytes),
+        ];
+        keys.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
     }
 }
 
@@ -231,15 +265,19 @@ fn allowed(file: &File, floating_ips: &FloatingIps) -> Result<Vec<Allowed>, Conf
     let FloatingIps { allow } = floating_ips;
     let mut allowed: Vec<Allowed> = Vec::new();
     for entry in allow {
-        let Allow { cidr, namespace, service_account, reason } = entry;
+        let Allow { cidr, namespace, service_account, expires, reason } = entry;
+        let reason = reason.as_ref().map(|r| at("floatingIPs.allow.reason").parse(r, value::line));
+        let expires =
+            expires.as_ref().map(|e| at("floatingIPs.allow.expires").parse(e, value::time));
         let allowance = Allowance {
             cidr: at("floatingIPs.allow.cidr").parse(cidr, value::cidr)?,
             namespace: at("floatingIPs.allow.namespace").parse(namespace, value::namespace)?,
             service_account: at("floatingIPs.allow.serviceAccount")
                 .parse(service_account, value::service_account)?,
+            origin: ORIGIN.into(),
+            reason: reason.transpose()?,
         };
-        let reason = reason.as_ref().map(|r| at("floatingIPs.allow.reason").parse(r, value::line));
-        if allowed.iter().any(|earlier| earlier.allowance == allowance) {
+        if allowed.iter().any(|earlier| earlier.allows_the_same_as(&allowance)) {
             let problem = "is allowed twice to this service account: keep one entry";
             return Err(at("floatingIPs.allow.cidr").wrong(cidr, problem));
         }
@@ -247,7 +285,7 @@ fn allowed(file: &File, floating_ips: &FloatingIps) -> Result<Vec<Allowed>, Conf
             let problem = format!("is one entry too many: at most {MOST_ALLOWED} are taken");
             return Err(at("floatingIPs.allow").wrong(cidr, problem));
         }
-        allowed.push(Allowed { allowance, reason: reason.transpose()? });
+        allowed.push(Allowed { allowance, expires: expires.transpose()? });
     }
     Ok(allowed)
 }

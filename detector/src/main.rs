@@ -38,7 +38,7 @@ fn run(args: &RunArgs) -> ExitCode {
         .enable_all()
         .build()
         .context("no threads for the agent: raise the limit of processes");
-    let ended = runtime.and_then(|runtime| runtime.block_on(agent::run(config)));
+    let ended = runtime.and_then(|runtime| runtime.block_on(agent::run(config, args)));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&format!("{error:#}"), 1),

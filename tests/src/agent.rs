@@ -55,6 +55,9 @@ pub struct Agent {
     findings: Receiver<Heard>,
     log: Receiver<Value>,
     logged: Vec<Value>,
+    /// What it may read again as long as it runs. A file that is gone would leave its path to
+    /// whatever this process opens next.
+    files: Vec<MemoryFile>,
 }
 
 /// The agent's program: the one named by `DETECTOR_BIN`, else the one beside this program.
@@ -109,7 +112,12 @@ impl Agent {
                 }
             }
         });
-        Ok(Self { child, findings, log, logged: Vec::new() })
+        Ok(Self { child, findings, log, logged: Vec::new(), files: Vec::new() })
+    }
+
+    /// Keeps files that the agent was given the paths of.
+    pub fn keep(&mut self, files: impl IntoIterator<Item = MemoryFile>) {
+        self.files.extend(files);
     }
 
     /// The process.

@@ -85,7 +85,7 @@ impl Cluster {
         let apiserver = Mutex::new(None);
         let cluster = Self { apiserver, objects, etcd, keeper, programs, identity, port, folder };
         cluster.restart()?;
-        cluster.define(&[&project("tests/crds")])?;
+        cluster.define(&[&project("tests/crds"), &project("deploy/crd.yaml")])?;
         cluster.kubectl(&[
             "apply",
             "--filename",

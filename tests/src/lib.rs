@@ -9,3 +9,4 @@ pub mod process;
 pub mod rawroute;
 pub mod relay;
 pub mod scenario;
+pub mod simulator;

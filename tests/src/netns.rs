@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -80,5 +80,25 @@ impl Namespace {
             bail!("ip {arguments}: {}", said.trim());
         }
         Ok(())
+    }
+
+    /// Runs many `ip` commands in the namespace, by one process.
+    pub fn ip_batch(&self, inet6: bool, commands: &[String]) -> Result<()> {
+        use std::io::Write as _;
+
+        let mut command = Command::new("ip");
+        command.args([if inet6 { "-6" } else { "-4" }, "-batch", "-"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        self.hold(&mut command);
+        let mut child = command.spawn().context("cannot start ip: install iproute2")?;
+        let mut stdin = child.stdin.take().context("the input of ip is piped")?;
+        // Where ip ends early, what it says tells why.
+        let written = stdin.write_all((commands.join("\n") + "\n").as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            bail!("ip -batch: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        written.context("cannot write to ip")
     }
 }

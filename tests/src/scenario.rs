@@ -3,13 +3,22 @@
 //! A file says what the cluster and the node look like when the agent starts (`given`), what
 //! happens then (`steps`) and what must be found (`expect`): exactly that and nothing else. The
 //! same file runs in the engine alone ([`engine`]) and with the real agent on a real kernel
-//! ([`node`]), there with an emulated API server or a real one ([`api`]). The format is documented in docs/scenarios.md.
+//! ([`node`]), there with an emulated API server or a real one ([`api`]). The format is documented
+//! in docs/scenarios.md.
 
 pub mod api;
+pub mod catalogue;
+pub mod cluster;
 pub mod compare;
 pub mod engine;
+pub mod expect;
+pub mod flood;
 pub mod ip;
+pub mod ipam;
 pub mod node;
+pub mod pod;
+pub mod step;
+pub mod time;
 pub mod words;
 
 use std::collections::BTreeMap;
@@ -18,6 +27,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
+
+use self::cluster::{IpamKind, PoolEntry, ServiceEntry, Spoofing};
+use self::expect::Expectation;
+use self::step::Step;
 
 /// The node's uplink in every scenario. Its kind is one that every kernel has.
 pub const UPLINK: &str = "uplink0";
@@ -52,15 +65,40 @@ pub struct Scenario {
     /// Nodes of the cluster: names of their addresses by name of the node.
     #[serde(default)]
     pub nodes: BTreeMap<String, Vec<String>>,
-    /// How things stand when the agent starts.
+    /// The ranges that nodes have for their pods, the IPv4 one and the IPv6 one, by name of the
+    /// node: host-local IPAM keeps to them.
+    #[serde(default, rename = "podCIDRs")]
+    pub pod_cidrs: BTreeMap<String, (String, String)>,
+    /// Who gives pods their addresses; Calico where there are pools.
+    pub ipam: Option<IpamKind>,
+    /// IP pools by name.
     #[serde(default)]
+    pub pools: BTreeMap<String, PoolEntry>,
+    /// Services by `namespace/name`.
+    #[serde(default, deserialize_with = "services")]
+    pub services: Vec<ServiceEntry>,
+    /// Calico's version, where it is known.
+    pub calico_version: Option<String>,
+    /// Whether pods may ask for source addresses that are not their own.
+    #[serde(default)]
+    pub spoofing: Spoofing,
+    /// Whether pods may ask for addresses past IPAM, where the CNI plugin's configuration is there
+    /// to be read.
+    pub bypass: Option<bool>,
+    /// How things stand when the agent starts.
+    #[serde(default, deserialize_with = "step::list")]
     pub given: Vec<Step>,
     /// What happens then.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "step::list")]
     pub steps: Vec<Step>,
     /// What must be found.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "expect::list")]
     pub expect: Vec<Expectation>,
+}
+
+fn services<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<ServiceEntry>, D::Error> {
+    let entries = BTreeMap::<String, ServiceEntry>::deserialize(from)?;
+    Ok(entries.into_iter().map(|(name, entry)| ServiceEntry { name, ..entry }).collect())
 }
 
 fn default_node() -> String {
@@ -96,13 +134,13 @@ impl Family {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Timing {
     /// See `detector_core::settings::Settings::newborn`.
-    #[serde(default, deserialize_with = "optional_duration")]
+    #[serde(default, deserialize_with = "time::optional")]
     pub newborn: Option<Duration>,
     /// See `detector_core::settings::Settings::settle`.
-    #[serde(default, deserialize_with = "optional_duration")]
+    #[serde(default, deserialize_with = "time::optional")]
     pub settle: Option<Duration>,
     /// See `detector_core::settings::Settings::remote`.
-    #[serde(default, deserialize_with = "optional_duration")]
+    #[serde(default, deserialize_with = "time::optional")]
     pub remote: Option<Duration>,
 }
 
@@ -131,148 +169,6 @@ pub struct AllowEntry {
     pub service_account: String,
 }
 
-/// One thing that happens.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Step {
-    /// A pod appears in the API, or changes. On the agent's node it also gets its interface and
-    /// routes, unless `wired: false`.
-    Pod(PodStep),
-    /// Annotations of a pod are set, or removed by an empty value.
-    Annotate(AnnotateStep),
-    /// A pod's addresses in its status are overwritten, as `kubectl patch --subresource=status`
-    /// would.
-    Status(StatusStep),
-    /// A pod is asked to end: it gets a deletion timestamp.
-    Terminate(String),
-    /// A pod's object is gone.
-    Gone(String),
-    /// A pod's interface comes up, as the CNI plugin makes it.
-    Link(String),
-    /// A pod's interface goes away, as the CNI plugin removes it.
-    Unlink(String),
-    /// The arguments of an `ip` command; `-4` or `-6` is added.
-    Ip(String),
-    /// Time passes.
-    #[serde(deserialize_with = "duration")]
-    Wait(Duration),
-    /// The API's watches deliver nothing, or deliver again.
-    Api(ApiState),
-    /// A line for those who watch the demonstration; nothing happens.
-    Say(String),
-}
-
-/// Whether the API server's watches deliver.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ApiState {
-    /// Nothing that happens is told.
-    Held,
-    /// What was held back is told now, in order.
-    Released,
-}
-
-/// A pod.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct PodStep {
-    /// `namespace/name`.
-    pub name: String,
-    /// Its node; the agent's where nothing is said.
-    pub node: Option<String>,
-    /// Names of its addresses.
-    #[serde(default)]
-    pub addresses: Vec<String>,
-    /// Its service account.
-    #[serde(default = "default_account")]
-    pub service_account: String,
-    /// Whether it uses the node's network.
-    #[serde(default)]
-    pub host_network: bool,
-    /// Its phase.
-    #[serde(default = "default_phase")]
-    pub phase: String,
-    /// Its annotations, without `cni.projectcalico.org/`; with `${…}`.
-    #[serde(default)]
-    pub annotations: BTreeMap<String, String>,
-    /// Whether its interface and routes are made too.
-    #[serde(default = "yes")]
-    pub wired: bool,
-}
-
-fn default_account() -> String {
-    "default".to_owned()
-}
-
-fn default_phase() -> String {
-    "Running".to_owned()
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// Annotations to set.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct AnnotateStep {
-    /// `namespace/name`.
-    pub pod: String,
-    /// The annotations, without `cni.projectcalico.org/`; with `${…}`; empty removes.
-    pub annotations: BTreeMap<String, String>,
-}
-
-/// A status to set.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct StatusStep {
-    /// `namespace/name`.
-    pub pod: String,
-    /// Names of addresses.
-    pub addresses: Vec<String>,
-}
-
-/// A finding that must be there.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Expectation {
-    /// Its key; with `${…}`.
-    pub key: String,
-    /// The verdict.
-    #[serde(default = "hijack")]
-    pub verdict: String,
-    /// The severity, where it matters.
-    pub severity: Option<String>,
-    /// The means, where it matters.
-    pub means: Option<String>,
-    /// The effect, where it matters.
-    pub effect: Option<String>,
-    /// The extent, where it matters.
-    pub extent: Option<String>,
-    /// The attacker: `pod ns/name`, `interface NAME` or `none`.
-    pub attacker: String,
-    /// The victim: `pod ns/name`, `node NAME`, `service account ns/name`, `everyone in PREFIX`,
-    /// `nobody`.
-    pub victim: String,
-    /// Texts that its evidence must have.
-    #[serde(default)]
-    pub evidence: Vec<String>,
-    /// Whether it is over in the end.
-    #[serde(default)]
-    pub closed: bool,
-    /// How long after the kernel's change it must be opened at the latest.
-    #[serde(deserialize_with = "duration", default = "default_within")]
-    pub within: Duration,
-}
-
-fn hijack() -> String {
-    "hijack".to_owned()
-}
-
-fn default_within() -> Duration {
-    Duration::from_secs(1)
-}
-
 /// A scenario and where it was read from.
 #[derive(Clone, Debug)]
 pub struct Named {
@@ -292,6 +188,9 @@ impl Scenario {
         for (name, (ipv4, ipv6)) in &scenario.addresses {
             ipv4.parse::<std::net::Ipv4Addr>().with_context(|| format!("addresses: {name}"))?;
             ipv6.parse::<std::net::Ipv6Addr>().with_context(|| format!("addresses: {name}"))?;
+        }
+        if scenario.ipam == Some(IpamKind::Calico) && scenario.pools.is_empty() {
+            bail!("ipam: Calico's gives addresses of `pools` only");
         }
         Ok(scenario)
     }
@@ -323,24 +222,4 @@ pub fn all_paths() -> Result<Vec<PathBuf>> {
     }
     paths.sort();
     Ok(paths)
-}
-
-fn parse_duration<E: serde::de::Error>(text: &str) -> Result<Duration, E> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u64 = digits.parse().map_err(|_| E::custom(format!("{text:?} is no duration")))?;
-    match &text[digits.len()..] {
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" => Ok(Duration::from_secs(number)),
-        _ => Err(E::custom(format!("{text:?}: a duration ends in ms or s"))),
-    }
-}
-
-fn duration<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    parse_duration(&String::deserialize(from)?)
-}
-
-fn optional_duration<'de, D: serde::Deserializer<'de>>(
-    from: D,
-) -> Result<Option<Duration>, D::Error> {
-    Option::<String>::deserialize(from)?.map(|text| parse_duration(&text)).transpose()
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,8 +11,10 @@ use std::time::Duration;
 use detector::cli::RunArgs;
 use detector::config::{Config, File};
 use detector::source::cluster::{Cluster, Running};
-use detector_core::observation::{Observation, Question, Sense, What};
-use detector_core::policy::Feature;
+use detector_core::claim::{Allocation, Block, Ipam, Pool, Service};
+use detector_core::observation::{Answer, Observation, Question, Reply, Sense, What};
+use detector_core::policy::{Feature, Felix};
+use detector_core::route::Prefix;
 use detector_tests::apiserver::ApiServer;
 use detector_tests::apiserver::fault::{Connections, Cut, Requests, Times};
 use detector_tests::apiserver::refusal::Refusal;
@@ -82,12 +85,29 @@ impl World {
 
     async fn ask(&mut self, address: &str) -> Result<Vec<String>, String> {
         let address: IpAddr = address.parse().unwrap();
-        self.questions.send(Question { address }).await.unwrap();
-        loop {
-            if let What::Answer(answer) = self.next().await {
-                assert_eq!(answer.address, address);
+        self.questions.send(Question::Claimants(address)).await.unwrap();
+        match self.answer().await {
+            Reply::Claimants(of, claimants) if of == address => {
                 let names = |pods: Vec<_>| pods.iter().map(pod_in_short).collect();
-                return answer.claimants.map(names).map_err(String::from);
+                claimants.map(names).map_err(String::from)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn ask_block(&mut self, cidr: &str) -> Result<Option<Block>, String> {
+        let cidr = prefix(cidr);
+        self.questions.send(Question::Block(cidr)).await.unwrap();
+        match self.answer().await {
+            Reply::Block(of, block) if of == cidr => block.map_err(String::from),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn answer(&mut self) -> Reply {
+        loop {
+            if let What::Answer(Answer { reply, .. }) = self.next().await {
+                return reply;
             }
         }
     }
@@ -113,6 +133,15 @@ fn in_short(what: &What) -> Option<(Sense, String)> {
         What::NodesReset(nodes) => (Sense::Nodes, all(nodes.iter().map(node_in_short).collect())),
         What::NodeApplied(node) => (Sense::Nodes, node_in_short(node)),
         What::NodeDeleted(name) => (Sense::Nodes, format!("gone: {name}")),
+        What::Pools(pools) => (Sense::Pools, all(pools.iter().map(pool_in_short).collect())),
+        What::Ipam(Ipam::Calico) => (Sense::Pools, "calico".into()),
+        What::Ipam(ipam) => (Sense::Pools, format!("{ipam:?}").to_lowercase()),
+        What::ServicesReset(services) => {
+            (Sense::Services, all(services.iter().map(service_in_short).collect()))
+        }
+        What::ServiceApplied(service) => (Sense::Services, service_in_short(service)),
+        What::ServiceDeleted(key) => (Sense::Services, format!("gone: {key}")),
+        What::Felix(felix) => (Sense::Feature, felix_in_short(felix)),
         What::Feature(Feature::Unknown) => (Sense::Feature, "unknown".into()),
         What::Feature(Feature::Enabled { by }) => (Sense::Feature, format!("on by {by}")),
         What::Feature(Feature::Disabled { by }) => (Sense::Feature, format!("off by {by}")),
@@ -137,6 +166,53 @@ fn pod_in_short(pod: &detector_core::workload::Pod) -> String {
 
 fn node_in_short(node: &detector_core::observation::Node) -> String {
     format!("{} {:?}", node.name, node.addresses)
+}
+
+fn pool_in_short(pool: &Pool) -> String {
+    format!("{} {} /{} {:?}", pool.name, pool.cidr, pool.block_length, pool.spread)
+}
+
+fn service_in_short(service: &Service) -> String {
+    let Service { key, cluster_addresses, external_addresses, balancer_addresses, ports } = service;
+    format!("{key} {cluster_addresses:?} {external_addresses:?} {balancer_addresses:?} {ports:?}")
+}
+
+fn felix_in_short(felix: &Felix) -> String {
+    let Felix { version, heeds_switch, spoofing, bypass } = felix;
+    let word = |said: &Option<bool>| said.map_or("?", |said| if said { "yes" } else { "no" });
+    let version = version.as_deref().unwrap_or("?");
+    let (heeds, spoofing, bypass) = (word(heeds_switch), word(spoofing), word(bypass));
+    format!("felix {version} heeds {heeds} spoofing {spoofing} bypass {bypass}")
+}
+
+fn prefix(text: &str) -> Prefix {
+    let (address, length) = text.split_once('/').unwrap();
+    Prefix::new(address.parse().unwrap(), length.parse().unwrap()).unwrap()
+}
+
+fn service(name: &str, ip: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": name},
+        "spec": {"clusterIP": ip, "clusterIPs": [ip], "ports": [{"port": 80}]},
+    })
+}
+
+fn calico(kind: &str, name: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "crd.projectcalico.org/v1", "kind": kind,
+        "metadata": {"name": name}, "spec": spec,
+    })
+}
+
+/// A block of four addresses, the second of which is a pod's.
+fn block(name: &str, cidr: &str) -> Value {
+    let secondary = json!({"pod": "cart", "namespace": "shop", "node": "n2"});
+    let spec = json!({
+        "cidr": cidr, "affinity": "host:n2", "allocations": [null, 0, null, null],
+        "attributes": [{"handle_id": "h", "secondary": secondary}], "unallocated": [0, 2, 3],
+        "strictAffinity": false,
+    });
+    calico("IPAMBlock", name, &spec)
 }
 
 fn pod(name: &str, node: &str, ip: &str) -> Value {
@@ -184,7 +260,10 @@ fn annotation(floating_ips: &str) -> Value {
 const BY_DEFAULT: &str = "off by Calico's default: neither FelixConfiguration spec.floatingIPs nor \
                           calico-config feature_control.floating_ips is set";
 
-#[tokio::test]
+/// Of a server that has no object of Calico's at all.
+const BARE_FELIX: &str = "felix ? heeds ? spoofing no bypass ?";
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_beginning_is_all_there_is_and_only_what_concerns_this_node() {
     let mut world = World::new(|server| {
         server.apply(pod("a", "n1", "10.0.0.1")).unwrap();
@@ -193,23 +272,23 @@ async fn the_beginning_is_all_there_is_and_only_what_concerns_this_node() {
         server.apply(node("n2", "192.168.0.2")).unwrap();
     })
     .await;
-    let (mut pods, mut nodes, mut feature) = (vec![], vec![], vec![]);
-    while [&pods, &nodes, &feature].iter().any(|told| told.len() < 2) {
-        let (sense, told) = in_short(&world.next().await).unwrap();
-        match sense {
-            Sense::Pods => pods.push(told),
-            Sense::Nodes => nodes.push(told),
-            _ => feature.push(told),
-        }
+    let mut told: BTreeMap<Sense, Vec<String>> = BTreeMap::new();
+    let is_whole = |told: &Vec<String>| told.last().is_some_and(|told| told == "seeing");
+    while told.len() < 5 || !told.values().all(is_whole) {
+        let (sense, line) = in_short(&world.next().await).unwrap();
+        told.entry(sense).or_default().push(line);
     }
-    assert_eq!(pods, ["all: shop/a [10.0.0.1]", "seeing"]);
-    assert_eq!(nodes, ["all: n1 [192.168.0.1], n2 [192.168.0.2]", "seeing"]);
-    assert_eq!(feature, [BY_DEFAULT, "seeing"]);
+    assert_eq!(told[&Sense::Pods], ["all: shop/a [10.0.0.1]", "seeing"]);
+    assert_eq!(told[&Sense::Nodes], ["all: n1 [192.168.0.1], n2 [192.168.0.2]", "seeing"]);
+    assert_eq!(told[&Sense::Feature], [BY_DEFAULT, BARE_FELIX, "seeing"]);
+    assert_eq!(told[&Sense::Pools], ["all: ", "other", "seeing"]);
+    assert_eq!(told[&Sense::Services], ["all: ", "seeing"]);
 
-    // Five lists, five watches, and nothing that the server does not have.
+    // Ten lists and watches, a look for blocks, and nothing that the server does not have.
+    world.asked(|tally| tally.all_requests() == 21);
     let tally = world.traffic();
     let counts = world.running.counters().counts();
-    assert_eq!((tally.all_requests(), counts.requests, counts.listings), (10, 10, 5));
+    assert_eq!((counts.requests, counts.listings), (21, 10));
     assert_eq!((counts.failures, tally.unknown_paths().len()), (0, 0));
 }
 
@@ -337,7 +416,8 @@ async fn the_feature_follows_whoever_says_something_about_it() {
     let of_default = "FelixConfiguration default spec.floatingIPs";
     let of_node = "FelixConfiguration node.n1 spec.floatingIPs";
     let told = world.up_to(Sense::Feature, "seeing").await;
-    assert_eq!(told, [format!("off by {cni}"), "seeing".into()]);
+    let felix_says = "felix ? heeds ? spoofing no bypass no".to_owned();
+    assert_eq!(told, [format!("off by {cni}"), felix_says, "seeing".into()]);
 
     world.server.apply(calico_config(true)).unwrap();
     assert_eq!(world.next_of(Sense::Feature).await, format!("on by {cni}"));
@@ -353,6 +433,7 @@ async fn the_feature_follows_whoever_says_something_about_it() {
     assert_eq!(world.next_of(Sense::Feature).await, format!("on by {cni}"));
     world.server.remove("configmaps", "kube-system", "calico-config").unwrap();
     assert_eq!(world.next_of(Sense::Feature).await, BY_DEFAULT);
+    assert_eq!(world.next_of(Sense::Feature).await, BARE_FELIX);
 }
 
 #[tokio::test]
@@ -363,7 +444,7 @@ async fn a_cluster_without_calicos_definitions_is_known_to_have_none() {
         server.faults().answer(felix, Times::UntilCleared, absent);
     })
     .await;
-    assert_eq!(world.up_to(Sense::Feature, "seeing").await, [BY_DEFAULT, "seeing"]);
+    assert_eq!(world.up_to(Sense::Feature, "seeing").await, [BY_DEFAULT, BARE_FELIX, "seeing"]);
     assert_eq!(world.running.counters().counts().failures, 0);
 }
 
@@ -388,7 +469,8 @@ async fn missing_rights_are_named_and_their_coming_is_noticed() {
                  apply the agent's ClusterRole and its binding";
     assert_eq!(world.next_of(Sense::Feature).await, right);
     world.server.faults().clear();
-    assert_eq!(world.up_to(Sense::Feature, "seeing").await, [BY_DEFAULT, "seeing"]);
+    let told = world.up_to(Sense::Feature, "seeing").await;
+    assert_eq!(told, [BY_DEFAULT, BARE_FELIX, "seeing"]);
 }
 
 #[tokio::test]
@@ -417,12 +499,152 @@ async fn a_question_is_answered_by_all_who_show_the_address() {
     assert_eq!((counts.questions, counts.unanswered), (5, 1));
 }
 
+#[tokio::test]
+async fn a_block_is_read_as_it_is_now() {
+    let mut world = World::new(|server| {
+        server.apply(block("10-0-0-0-30", "10.0.0.0/30")).unwrap();
+        server.apply(block("fd00---126", "fd00::/126")).unwrap();
+    })
+    .await;
+    for (cidr, address) in [("10.0.0.0/30", "10.0.0.1"), ("fd00::/126", "fd00::1")] {
+        let block = world.ask_block(cidr).await.unwrap().unwrap();
+        let [(of, Allocation::Pod { owner, heir: None })] = &block.allocations[..] else {
+            panic!("{block:?}");
+        };
+        assert_eq!((of.to_string(), owner.key.to_string()), (address.into(), "shop/cart".into()));
+        assert_eq!(block.affinity.unwrap().to_string(), "n2");
+    }
+    let free = json!({"spec": {"allocations": [null, null, null, null]}});
+    world.server.patch("ipamblocks", "", "10-0-0-0-30", &free).unwrap();
+    let block = world.ask_block("10.0.0.0/30").await.unwrap().unwrap();
+    assert_eq!(block.allocations, []);
+    let deleted = json!({"spec": {"deleted": true}});
+    world.server.patch("ipamblocks", "", "10-0-0-0-30", &deleted).unwrap();
+    assert_eq!(world.ask_block("10.0.0.0/30").await, Ok(None));
+    assert_eq!(world.ask_block("10.0.0.4/30").await, Ok(None));
+
+    let gets = || Requests::all().verb(Verb::Get).kind("ipamblocks");
+    for (refusal, why) in [
+        (Refusal::forbidden(), "permission is missing (403)"),
+        (Refusal::internal_error(), "the API server says 500"),
+    ] {
+        world.server.faults().answer(gets(), Times::Next(1), refusal);
+        let told = world.ask_block("10.0.0.0/30").await.unwrap_err();
+        assert!(told.starts_with(&format!("cannot get ipamblocks: {why}")), "{told}");
+    }
+    world.server.faults().answer(gets(), Times::Next(1), Refusal::unknown_path());
+    let told = world.ask_block("10.0.0.0/30").await.unwrap_err();
+    assert!(told.ends_with("install Calico's resource definitions"), "{told}");
+    let counts = world.running.counters().counts();
+    assert_eq!((counts.questions, counts.block_questions, counts.unanswered), (8, 8, 3));
+}
+
+#[tokio::test]
+async fn pools_are_told_as_they_change_and_whose_the_addresses_are() {
+    let vxlan =
+        |size: u8| json!({"cidr": "10.244.0.0/16", "blockSize": size, "vxlanMode": "Always"});
+    let mut world = World::new(|server| {
+        server.apply(calico("IPPool", "a", &vxlan(26))).unwrap();
+        server.apply(block("10-244-0-0-30", "10.244.0.0/30")).unwrap();
+    })
+    .await;
+    let told = world.up_to(Sense::Pools, "seeing").await;
+    assert_eq!(told, ["all: a 10.244.0.0/16 /26 Contained", "calico", "seeing"]);
+    let bgp = calico("IPPool", "b", &json!({"cidr": "fd00::/48", "ipipMode": "Never"}));
+    world.server.apply(bgp).unwrap();
+    let both = "all: a 10.244.0.0/16 /26 Contained, b fd00::/48 /122 Bgp";
+    assert_eq!(world.next_of(Sense::Pools).await, both);
+    // What changes nothing that matters is not told.
+    let disabled = json!({"spec": {"disabled": true}});
+    world.server.patch("ippools", "", "a", &disabled).unwrap();
+    world.server.remove("ipamblocks", "", "10-244-0-0-30").unwrap();
+    world.server.remove("ippools", "", "b").unwrap();
+    assert_eq!(world.next_of(Sense::Pools).await, "all: a 10.244.0.0/16 /26 Contained");
+    // A look for blocks follows each change of pools, and there are none any more.
+    assert_eq!(world.next_of(Sense::Pools).await, "other");
+}
+
+#[tokio::test]
+async fn only_what_changes_an_address_is_told_of_a_service() {
+    let mut world = World::new(|server| drop(server.apply(service("cart", "10.96.0.7")))).await;
+    let told = world.up_to(Sense::Services, "seeing").await;
+    assert_eq!(told, ["all: shop/cart [10.96.0.7] [] [] [80]", "seeing"]);
+    let labels = json!({"metadata": {"labels": {"a": "b"}}});
+    world.server.patch("services", "shop", "cart", &labels).unwrap();
+    let external = json!({"spec": {"externalIPs": ["192.0.2.1"]}});
+    world.server.patch("services", "shop", "cart", &external).unwrap();
+    assert_eq!(world.next_of(Sense::Services).await, "shop/cart [10.96.0.7] [192.0.2.1] [] [80]");
+    let status = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}]}});
+    world.server.set_status("services", "shop", "cart", &status).unwrap();
+    assert_eq!(
+        world.next_of(Sense::Services).await,
+        "shop/cart [10.96.0.7] [192.0.2.1] [198.51.100.1] [80]"
+    );
+    world.server.remove("services", "shop", "cart").unwrap();
+    assert_eq!(world.next_of(Sense::Services).await, "gone: shop/cart");
+}
+
+#[tokio::test]
+async fn a_felix_without_the_switch_is_known_by_its_version() {
+    let version =
+        |version: &str| calico("ClusterInformation", "default", &json!({"calicoVersion": version}));
+    let mut world = World::new(|server| {
+        server.apply(version("v3.22.1")).unwrap();
+        server.apply(felix("default", "Enabled")).unwrap();
+        server.apply(calico_config(false)).unwrap();
+    })
+    .await;
+    let off = "off by ConfigMap kube-system/calico-config feature_control.floating_ips \
+               (Calico v3.22.1 does not heed FelixConfiguration spec.floatingIPs)";
+    let told = world.up_to(Sense::Feature, "seeing").await;
+    assert_eq!(told, [off, "felix v3.22.1 heeds no spoofing no bypass no", "seeing"]);
+    world.server.apply(version("v3.22.2")).unwrap();
+    let on = "on by FelixConfiguration default spec.floatingIPs";
+    assert_eq!(world.next_of(Sense::Feature).await, on);
+    let heeds = "felix v3.22.2 heeds yes spoofing no bypass no";
+    assert_eq!(world.next_of(Sense::Feature).await, heeds);
+}
+
+#[tokio::test]
+async fn each_refusal_blinds_its_own_sense_only() {
+    for (kind, blinded) in [
+        ("services", Sense::Services),
+        ("ippools", Sense::Pools),
+        ("ipamblocks", Sense::Pools),
+        ("clusterinformations", Sense::Feature),
+        ("configmaps", Sense::Feature),
+        ("nodes", Sense::Nodes),
+        ("pods", Sense::Pods),
+    ] {
+        let mut world = World::new(|server| {
+            let all = Requests::all().kind(kind);
+            server.faults().answer(all, Times::UntilCleared, Refusal::forbidden());
+        })
+        .await;
+        let mut seeing = BTreeSet::new();
+        let mut blind = BTreeSet::new();
+        while seeing.len() + blind.len() < 5 {
+            match world.next().await {
+                What::Blind(sense, None) => drop(seeing.insert(sense)),
+                What::Blind(sense, Some(why)) => {
+                    assert!(why.contains(kind) && why.contains("(403)"), "{why}");
+                    blind.insert(sense);
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(Vec::from_iter(blind), [blinded], "{kind}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_left_behind() {
     let mut world = World::new(|_| {}).await;
     world.asked(|tally| {
         let open = |kind| tally.open_watches(kind);
-        open("pods") + open("nodes") + open("felixconfigurations") + open("configmaps") == 5
+        let calico = ["felixconfigurations", "clusterinformations", "ippools"];
+        let own = ["pods", "nodes", "services", "configmaps", "floatingipallowances"];
+        calico.into_iter().chain(own).map(open).sum::<u64>() == 10
     });
     world.rx.close();
     while let Some(ended) = world.running.ended().await {

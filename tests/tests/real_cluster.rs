@@ -9,7 +9,7 @@ use std::time::Duration;
 use detector::cli::RunArgs;
 use detector::config::{Config, File};
 use detector::source::cluster::{Cluster as Sources, Running};
-use detector_core::observation::{Observation, Question, Sense, What};
+use detector_core::observation::{Answer, Observation, Question, Reply, Sense, What};
 use detector_core::workload::Pod;
 use detector_tests::agent::MemoryFile;
 use detector_tests::cluster::objects::Objects;
@@ -52,16 +52,17 @@ fn a_cluster_is_driven_stopped_and_started_again_and_leaves_nothing() {
     let objects = cluster.objects();
     let read = objects.get("pods", "shop", "cart").unwrap();
     assert_eq!(read["status"]["podIP"], "10.0.0.1");
-    objects
-        .create(&json!({
-            "apiVersion": "crd.projectcalico.org/v1", "kind": "FelixConfiguration",
-            "metadata": { "name": "default" }, "spec": { "floatingIPs": "Enabled" },
-        }))
-        .unwrap();
+    let mut block = json!({
+        "apiVersion": "crd.projectcalico.org/v1", "kind": "IPAMBlock",
+        "metadata": { "name": "10-244-1-0-26" }, "spec": { "cidr": "10.244.1.0/26" },
+    });
+    objects.apply(block.clone()).unwrap();
+    block["spec"] = json!({ "cidr": "10.244.1.0/26", "affinity": "host:node-a" });
+    assert_eq!(objects.apply(block.clone()).unwrap()["spec"], block["spec"]);
 
     // The agent may do what its role says.
     let agent = Objects::connect(&cluster.kubeconfig(User::Agent, cluster.addr())).unwrap();
-    agent.get("felixconfigurations", "", "default").unwrap();
+    agent.get("ipamblocks", "", "10-244-1-0-26").unwrap();
     let forbidden = agent.get("configmaps", "shop", "any").unwrap_err();
     assert!(format!("{forbidden:#}").contains("forbidden"), "{forbidden:#}");
 
@@ -76,7 +77,7 @@ fn a_cluster_is_driven_stopped_and_started_again_and_leaves_nothing() {
 
     objects.clear().unwrap();
     assert!(objects.get("pods", "shop", "cart").is_err());
-    assert!(objects.get("felixconfigurations", "", "default").is_err());
+    assert!(objects.get("ipamblocks", "", "10-244-1-0-26").is_err());
     assert!(objects.get("services", "default", "kubernetes").is_ok());
 
     let addr = cluster.addr();
@@ -155,12 +156,16 @@ async fn the_agents_source_outlives_cut_connections_and_a_killed_server() {
     source.until_pods_are(true).await;
 
     let address = "10.0.0.1".parse().unwrap();
-    source.questions.send(Question { address }).await.unwrap();
-    let knows = |what: &What| {
-        matches!(what, What::Answer(answer) if answer.claimants.as_ref()
-        .is_ok_and(|pods| pods.iter().any(|pod| pod.key.name() == "a")))
-    };
-    source.until(knows).await;
+    source.questions.send(Question::Claimants(address)).await.unwrap();
+    let is_a = |pods: &Vec<Pod>| pods.iter().any(|pod| pod.key.name() == "a");
+    source
+        .until(|what| match what {
+            What::Answer(Answer { reply: Reply::Claimants(_, pods), .. }) => {
+                pods.as_ref().is_ok_and(is_a)
+            }
+            _ => false,
+        })
+        .await;
 
     let before = source.relay.counts();
     assert!(before.to_server > 0 && before.to_clients > 0, "{before:?}");

@@ -44,6 +44,13 @@ pub(crate) fn scenario(files: &[PathBuf]) -> Result<()> {
     run_loud(program("scenario", "debug")?.args(files))
 }
 
+/// Tells random stories in the engine alone.
+pub(crate) fn simulate(options: &[String]) -> Result<()> {
+    let bin = ["--package", "detector-tests", "--bin", "simulate"];
+    cargo(&[&["build", "--quiet", "--release"][..], &bin].concat())?;
+    run_loud(program("simulate", "release")?.args(options))
+}
+
 /// Runs one of the benchmarks that need the agent.
 pub(crate) fn bench(name: &str) -> Result<()> {
     let quiet = ["build", "--quiet", "--release", "--package"];

@@ -5,6 +5,7 @@
 
 mod build;
 mod command;
+mod fuzz;
 mod setup;
 
 use std::process::ExitCode;
@@ -37,6 +38,21 @@ enum Task {
     Scenario {
         /// The files; all that come with the project where none is given.
         files: Vec<std::path::PathBuf>,
+    },
+    /// Tell random stories of legitimate pods and of attacks in the engine alone, and compare what
+    /// it finds with the truth. `-- --help` lists the options.
+    Simulate {
+        /// Options of the simulator, such as `--lives 1000000 --attacks 100000 --seed 1`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// Give arbitrary input to what reads the words of others, for a time.
+    Fuzz {
+        /// What reads.
+        target: fuzz::Target,
+        /// For how long.
+        #[arg(long, default_value_t = 600)]
+        seconds: u32,
     },
     /// Measure.
     #[command(subcommand)]
@@ -74,6 +90,8 @@ fn run(task: Task) -> Result<()> {
         Task::Demo { json } => build::demo(json),
         Task::Test => build::test(),
         Task::Scenario { files } => build::scenario(&files),
+        Task::Simulate { options } => build::simulate(&options),
+        Task::Fuzz { target, seconds } => fuzz::fuzz(target, seconds),
         Task::Bench(Bench::Latency) => build::bench("latency"),
         Task::Bench(Bench::Churn) => build::bench("churn"),
         Task::Bench(Bench::Engine) => build::bench_engine(),

@@ -87,6 +87,7 @@ impl World {
         let nodes = (0..size).map(|n| Node {
             name: NodeName(format!("node-{n}").into()),
             addresses: vec![IpAddr::V4(Ipv4Addr::from(0xac10_0000 + n))],
+            pod_prefixes: Vec::new(),
         });
         world.observe(What::NodesReset(nodes.collect()));
         for n in 0..size {
@@ -164,6 +165,9 @@ fn pod(n: usize) -> Pod {
         addresses: vec![address],
         annotated_addresses: vec![address],
         floating_addresses: Vec::new(),
+        annotated_prefixes: Vec::new(),
+        source_prefixes: Vec::new(),
+        bypassing_addresses: Vec::new(),
         sandbox: None,
     }
 }

@@ -4,13 +4,19 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
+mod resting;
+
+use self::resting::Resting;
+use crate::claim::Ipam;
 use crate::facts::Facts;
 use crate::facts::kernel::{Affected, DumpEnd};
-use crate::facts::pods::Touched;
-use crate::finding::{Finding, Subject};
+use crate::facts::pods::{LocalPod, Touched};
+use crate::finding::{Claim, Finding, Subject};
 use crate::judge::{self, judge};
 use crate::ledger::{Ledger, Verdicts};
-use crate::observation::{KernelChange, KernelState, Observation, Question, Sense, What};
+use crate::observation::{
+    Answer, KernelChange, KernelState, Observation, Question, Reply, Sense, What,
+};
 use crate::route::{IfIndex, Prefix};
 use crate::settings::Settings;
 use crate::time::BootTime;
@@ -41,6 +47,8 @@ pub struct Holdings {
     pub links: usize,
     /// Pods of this node.
     pub pods: usize,
+    /// Services of the cluster.
+    pub services: usize,
     /// Answers that are remembered.
     pub answers: usize,
     /// Questions under way.
@@ -61,8 +69,10 @@ pub struct Engine {
     ledger: Ledger,
     deadlines: BTreeSet<(BootTime, Subject)>,
     scheduled: HashMap<Subject, BootTime>,
-    asked: BTreeSet<(BootTime, IpAddr)>,
-    backlog: BTreeSet<IpAddr>,
+    asked: BTreeSet<(BootTime, Question)>,
+    backlog: BTreeSet<Question>,
+    /// Who waits for, or rests on, an answer.
+    resting: Resting,
     sweep: Option<BootTime>,
     said: VecDeque<Output>,
 }
@@ -79,6 +89,7 @@ impl Engine {
             scheduled: HashMap::new(),
             asked: BTreeSet::new(),
             backlog: BTreeSet::new(),
+            resting: Resting::default(),
             sweep: None,
             said: VecDeque::new(),
         }
@@ -106,25 +117,27 @@ impl Engine {
                 self.pods(now, touched);
             }
             What::PodDeleted(key, uid) => {
-                let touched = self.facts.pods.delete(&key, &uid);
+                let touched = self.facts.pods.delete(at, &key, &uid);
                 self.pods(now, touched);
             }
             What::PodsReset(pods) => {
+                self.facts.pods_listed = Some(at);
                 let prefixes = &self.facts.settings.interface_prefixes;
-                let heard = if self.facts.synced.pods { at } else { BootTime::ZERO };
+                let heard =
+                    if self.facts.synced.contains(&Sense::Pods) { at } else { BootTime::ZERO };
                 let touched = self.facts.pods.reset(at, heard, prefixes, pods);
-                if std::mem::replace(&mut self.facts.synced.pods, true) {
-                    self.pods(now, touched);
-                } else {
+                if self.facts.synced.insert(Sense::Pods) {
                     self.judge_everything(now, at);
+                } else {
+                    self.pods(now, touched);
                 }
             }
             What::NodesReset(nodes) => {
                 let touched = self.facts.nodes.reset(nodes);
-                if std::mem::replace(&mut self.facts.synced.nodes, true) {
-                    self.addresses(now, touched);
-                } else {
+                if self.facts.synced.insert(Sense::Nodes) {
                     self.judge_everything(now, at);
+                } else {
+                    self.addresses(now, touched);
                 }
             }
             What::NodeApplied(node) => {
@@ -134,6 +147,41 @@ impl Engine {
             What::NodeDeleted(name) => {
                 let touched = self.facts.nodes.delete(&name);
                 self.addresses(now, touched);
+            }
+            What::Ipam(ipam) => {
+                if std::mem::replace(&mut self.facts.pools.ipam, ipam) != ipam {
+                    self.judge_everything(now, at);
+                }
+            }
+            What::Pools(pools) => {
+                if self.facts.pools.reset(pools) {
+                    self.judge_everything(now, at);
+                }
+            }
+            What::ServicesReset(services) => {
+                let former: Vec<_> = self.facts.services.claims().collect();
+                let touched = self.facts.services.reset(at, services);
+                if self.facts.synced.insert(Sense::Services) {
+                    self.judge_everything(now, at);
+                } else {
+                    self.services(now, former, touched);
+                }
+            }
+            What::ServiceApplied(service) => {
+                let former = self.facts.services.claims_of(&service.key);
+                let touched = self.facts.services.apply(at, service);
+                self.services(now, former, touched);
+            }
+            What::ServiceDeleted(key) => {
+                let former = self.facts.services.claims_of(&key);
+                let touched = self.facts.services.delete(&key);
+                self.services(now, former, touched);
+            }
+            What::Felix(felix) => {
+                if self.facts.felix != felix {
+                    self.facts.felix = felix;
+                    self.judge_everything(now, at);
+                }
             }
             What::Feature(feature) => {
                 if std::mem::replace(&mut self.facts.feature, feature) != self.facts.feature {
@@ -145,12 +193,7 @@ impl Engine {
                     self.judge_everything(now, at);
                 }
             }
-            What::Answer(answer) => {
-                let address = answer.address;
-                self.facts.answers.apply(answer);
-                self.ask_backlog(now);
-                self.addresses(now, [address]);
-            }
+            What::Answer(answer) => self.answer(now, answer),
             What::Blind(sense, why) => self.blind(now, at, sense, why),
         }
     }
@@ -158,12 +201,12 @@ impl Engine {
     /// Lets time pass: decides what has waited long enough.
     pub fn tick(&mut self, now: BootTime) {
         let patience = self.facts.settings.answer;
-        while let Some((due, address)) = self.asked.first().copied().filter(|(due, _)| *due <= now)
+        while let Some((due, question)) = self.asked.first().copied().filter(|(due, _)| *due <= now)
         {
-            self.asked.remove(&(due, address));
-            if self.facts.answers.give_up(address, now, patience) {
+            self.asked.remove(&(due, question));
+            if self.facts.answers.give_up(question, now, patience) {
                 self.ask_backlog(now);
-                self.addresses(now, [address]);
+                self.answered(now, question);
             }
         }
         while let Some((due, _)) = self.deadlines.first().filter(|(due, _)| *due <= now) {
@@ -201,6 +244,7 @@ impl Engine {
             routes: self.facts.kernel.fib.len(),
             links: self.facts.kernel.links.len(),
             pods: self.facts.pods.len(),
+            services: self.facts.services.len(),
             answers: self.facts.answers.len(),
             questions: self.facts.answers.in_flight(),
             waiting: self.ledger.waiting(),
@@ -229,7 +273,7 @@ impl Engine {
                 self.said.push_back(Output::Resync("more changed during the dump than was kept"));
             }
             end => {
-                let first = !std::mem::replace(&mut facts.synced.kernel, true);
+                let first = facts.synced.insert(Sense::Kernel);
                 self.affected(now, at, affected);
                 if first {
                     self.judge_everything(now, at);
@@ -256,6 +300,9 @@ impl Engine {
         for prefix in prefixes {
             for entry in self.facts.kernel.fib.get(prefix) {
                 self.add_rules_of(&entry.route, &mut subjects);
+            }
+            if let Some(address) = prefix.host_address() {
+                self.add_claims(address, &mut subjects);
             }
             subjects.insert(Subject::Prefix(prefix));
         }
@@ -291,10 +338,20 @@ impl Engine {
         subjects.insert(Subject::Prefix(Prefix::host(address)));
         subjects.extend(self.facts.kernel.fib.covering(address).map(Subject::Prefix));
         subjects.extend(self.facts.kernel.rules_for(address).cloned().map(Subject::Rule));
+        self.add_claims(address, subjects);
+    }
+
+    /// The claims that an address bears on: all of each pod that has to do with it, and those of
+    /// Services on it.
+    fn add_claims(&self, address: IpAddr, subjects: &mut BTreeSet<Subject>) {
+        let of_pods = self.facts.pods.with_address(address).flat_map(LocalPod::claims);
+        subjects.extend(of_pods.map(Subject::Claim));
+        subjects.extend(self.facts.services.claims_on(address).map(Subject::Claim));
     }
 
     fn pods(&mut self, now: BootTime, touched: Touched) {
-        let mut subjects = BTreeSet::new();
+        let mut subjects: BTreeSet<Subject> =
+            touched.claims.into_iter().map(Subject::Claim).collect();
         for name in &touched.interfaces {
             if let Some(link) = self.facts.kernel.links.by_name(name) {
                 let index = link.link.index;
@@ -303,6 +360,15 @@ impl Engine {
             }
         }
         for address in touched.addresses {
+            self.add_address(address, &mut subjects);
+        }
+        self.judge_all(now, now, subjects);
+    }
+
+    /// What a change of Services bears on: the claims that were made before it, and addresses.
+    fn services(&mut self, now: BootTime, former: Vec<Claim>, touched: Vec<IpAddr>) {
+        let mut subjects: BTreeSet<Subject> = former.into_iter().map(Subject::Claim).collect();
+        for address in touched {
             self.add_address(address, &mut subjects);
         }
         self.judge_all(now, now, subjects);
@@ -317,20 +383,22 @@ impl Engine {
     }
 
     fn blind(&mut self, now: BootTime, at: BootTime, sense: Sense, why: Option<Box<str>>) {
+        // Of the allow-list's part in the cluster nothing else tells that it was read.
+        let first = sense == Sense::Allowances && why.is_none() && self.facts.synced.insert(sense);
         match why {
             Some(why) => {
                 self.facts.blind.insert(sense, why);
             }
             None => {
-                if self.facts.blind.remove(&sense).is_some() {
+                if self.facts.blind.remove(&sense).is_some() || first {
                     self.judge_everything(now, at);
                 }
             }
         }
     }
 
-    /// Judges all that can be wrong at all: routes by interfaces that are no uplinks, and every
-    /// subject that the ledger knows.
+    /// Judges all that can be wrong at all: routes by interfaces that are no uplinks, those by
+    /// uplinks to addresses of pools, claims, and every subject that the ledger knows.
     fn judge_everything(&mut self, now: BootTime, at: BootTime) {
         let mut subjects: BTreeSet<Subject> = self.ledger.subjects().cloned().collect();
         let facts = &self.facts;
@@ -338,11 +406,17 @@ impl Engine {
             let prefixes = facts.kernel.fib.on_interface(known.link.index);
             subjects.extend(prefixes.into_iter().map(Subject::Prefix));
         }
+        // Routes by uplinks are in no index: there may be a million of them.
+        let hosts = facts.kernel.fib.hosts();
+        let pooled = hosts.filter(|(_, address)| facts.pools.of(*address).is_some());
+        subjects.extend(pooled.map(|(prefix, _)| Subject::Prefix(prefix)));
         for pod in facts.pods.iter() {
             for address in &pod.first_addresses {
                 self.add_address(*address, &mut subjects);
             }
+            subjects.extend(pod.claims().map(Subject::Claim));
         }
+        subjects.extend(facts.services.claims().map(Subject::Claim));
         self.judge_all(now, at, subjects);
     }
 
@@ -354,17 +428,16 @@ impl Engine {
 
     fn judge(&mut self, now: BootTime, at: BootTime, subject: &Subject) {
         let live = judge(&self.facts, now, subject, None);
-        let remembered = self.ledger.gone(subject);
-        let gone = if remembered.is_empty() {
-            judge::Judgement::default()
-        } else {
-            judge(&self.facts, now, subject, Some(remembered))
+        let gone = match self.ledger.gone(subject) {
+            Some(remembered) => judge(&self.facts, now, subject, Some(remembered)),
+            None => judge::Judgement::default(),
         };
         if live.verdicts.is_empty() && !self.ledger.knows(subject) {
             return;
         }
-        for address in live.asks.into_iter().chain(gone.asks) {
-            self.ask(now, address);
+        self.resting.set(subject, live.rests.union(&gone.rests).copied().collect());
+        for question in live.asks.union(&gone.asks) {
+            self.ask(now, *question);
         }
         let verdicts = Verdicts { live: live.verdicts, gone: gone.verdicts };
         let cap = self.facts.settings.waiting_cap;
@@ -375,6 +448,9 @@ impl Engine {
             self.sweep.get_or_insert(now.after(SWEEP));
         }
         self.said.extend(told.into_iter().map(|finding| Output::Finding(Box::new(finding))));
+        if !self.ledger.knows(subject) {
+            self.resting.set(subject, BTreeSet::new());
+        }
         self.schedule(now, subject, next);
     }
 
@@ -396,43 +472,66 @@ impl Engine {
         }
     }
 
-    fn ask(&mut self, now: BootTime, address: IpAddr) {
+    fn ask(&mut self, now: BootTime, question: Question) {
         if self.facts.answers.in_flight() >= QUESTIONS_AT_ONCE {
-            self.backlog.insert(address);
-        } else if self.facts.answers.ask(address, now) {
-            self.asked.insert((now.after(self.facts.settings.answer), address));
-            self.said.push_back(Output::Question(Question { address }));
+            self.backlog.insert(question);
+        } else if self.facts.answers.ask(question, now) {
+            self.asked.insert((now.after(self.facts.settings.answer), question));
+            self.said.push_back(Output::Question(question));
         }
     }
 
     fn ask_backlog(&mut self, now: BootTime) {
         while self.facts.answers.in_flight() < QUESTIONS_AT_ONCE {
-            let Some(address) = self.backlog.pop_first() else { return };
-            if self.ledger.knows(&Subject::Prefix(Prefix::host(address))) {
-                self.ask(now, address);
+            let Some(question) = self.backlog.pop_first() else { return };
+            if self.resting.on(question).any(|subject| self.ledger.knows(subject)) {
+                self.ask(now, question);
             }
         }
     }
 
-    /// Looks at routes that could not be waited for before, as far as there is room now.
+    fn answer(&mut self, now: BootTime, answer: Answer) {
+        let question = answer.reply.question();
+        // Where there is a block, Calico's IPAM is in use, whatever was thought before.
+        let found = matches!(&answer.reply, Reply::Block(_, Ok(Some(_))));
+        self.facts.answers.apply(answer);
+        self.ask_backlog(now);
+        if found && self.facts.pools.ipam != Ipam::Calico {
+            self.facts.pools.ipam = Ipam::Calico;
+            self.judge_everything(now, now);
+        } else {
+            self.answered(now, question);
+        }
+    }
+
+    fn answered(&mut self, now: BootTime, question: Question) {
+        let subjects = self.resting.on(question).cloned().collect();
+        self.judge_all(now, now, subjects);
+    }
+
+    /// Looks at what could not be waited for before, as far as there is room now.
     fn sweep(&mut self, now: BootTime) {
-        let mut unknown: HashSet<Prefix> = HashSet::new();
+        let mut unknown: HashSet<Subject> = HashSet::new();
+        let of_pods = self.facts.pods.iter().flat_map(LocalPod::claims);
+        let claims = of_pods.chain(self.facts.services.claims()).map(Subject::Claim);
+        unknown.extend(claims.filter(|subject| !self.ledger.knows(subject)));
         for known in self.facts.kernel.links.iter() {
             if self.facts.settings.is_uplink(&known.link) {
                 continue;
             }
             for prefix in self.facts.kernel.fib.on_interface(known.link.index) {
-                if !self.ledger.knows(&Subject::Prefix(prefix)) {
-                    unknown.insert(prefix);
+                let subject = Subject::Prefix(prefix);
+                if !self.ledger.knows(&subject) {
+                    unknown.insert(subject);
                 }
             }
         }
-        for prefix in unknown {
+        for subject in unknown {
             if self.ledger.waiting() >= self.facts.settings.waiting_cap {
                 self.sweep.get_or_insert(now.after(SWEEP));
                 return;
             }
-            self.judge(now, now, &Subject::Prefix(prefix));
+            self.judge(now, now, &subject);
         }
     }
 }

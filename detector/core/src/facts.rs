@@ -4,23 +4,25 @@
 //! them. They judge nothing.
 
 pub(crate) mod answers;
+pub(crate) mod cluster;
 pub(crate) mod fib;
 pub(crate) mod kernel;
 pub(crate) mod links;
 pub(crate) mod pods;
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::answers::Answers;
+use self::cluster::{Nodes, Pools, Services};
 use self::kernel::KernelTables;
 use self::links::KnownLink;
 use self::pods::{LocalPod, Pods};
-use crate::observation::{Node, Sense};
-use crate::policy::{AllowList, Feature};
+use crate::claim::Ipam;
+use crate::judge::Doubt;
+use crate::observation::Sense;
+use crate::policy::{AllowList, Feature, Felix};
 use crate::settings::Settings;
 use crate::time::BootTime;
-use crate::workload::NodeName;
 
 /// Everything that a verdict can rest on.
 #[derive(Debug)]
@@ -30,29 +32,19 @@ pub(crate) struct Facts {
     pub(crate) started: Option<BootTime>,
     pub(crate) kernel: KernelTables,
     pub(crate) pods: Pods,
+    /// When they were listed last.
+    pub(crate) pods_listed: Option<BootTime>,
     pub(crate) nodes: Nodes,
+    pub(crate) pools: Pools,
+    pub(crate) services: Services,
     pub(crate) feature: Feature,
+    pub(crate) felix: Felix,
     pub(crate) allow: AllowList,
     pub(crate) answers: Answers,
     /// Senses that have told all there is at least once.
-    pub(crate) synced: Synced,
+    pub(crate) synced: BTreeSet<Sense>,
     /// Senses that are impaired at present, and why.
     pub(crate) blind: BTreeMap<Sense, Box<str>>,
-}
-
-/// What has been listed in full at least once.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Synced {
-    pub(crate) kernel: bool,
-    pub(crate) pods: bool,
-    pub(crate) nodes: bool,
-}
-
-/// Addresses of the cluster's nodes.
-#[derive(Debug, Default)]
-pub(crate) struct Nodes {
-    by_name: HashMap<NodeName, Vec<IpAddr>>,
-    by_address: HashMap<IpAddr, NodeName>,
 }
 
 /// Who is behind an interface.
@@ -79,11 +71,15 @@ impl Facts {
             started: None,
             kernel: KernelTables::default(),
             pods: Pods::default(),
+            pods_listed: None,
             nodes: Nodes::default(),
+            pools: Pools::default(),
+            services: Services::default(),
             feature: Feature::default(),
+            felix: Felix::default(),
             allow: AllowList::default(),
             answers: Answers::default(),
-            synced: Synced::default(),
+            synced: BTreeSet::new(),
             blind: BTreeMap::new(),
         }
     }
@@ -117,16 +113,41 @@ impl Facts {
     /// name, of which the API has yet to tell.
     pub(crate) fn is_attached(&self, pod: &LocalPod) -> bool {
         let links = pod.interfaces.iter().filter_map(|name| self.kernel.links.by_name(name));
-        links.into_iter().any(|link| pod.established.is_some_and(|then| link.since <= then))
+        links.into_iter().any(|link| pod.first_at.is_some_and(|then| link.since <= then))
+    }
+
+    /// Until when the listing of pools is waited for, where pods were listed but pools were not yet.
+    pub(crate) fn pools_awaited(&self, now: BootTime) -> Option<BootTime> {
+        if self.pools.is_told() {
+            return None;
+        }
+        let until = self.pods_listed?.after(self.settings.sync);
+        (now < until).then_some(until)
+    }
+
+    /// Whether the cluster's part of the allow-list is still waited for, and until when: for news
+    /// only while the API server tells nothing, else for a while after pods were listed.
+    pub(crate) fn allowances_awaited(&self, now: BootTime) -> Option<Doubt> {
+        if self.synced.contains(&Sense::Allowances) {
+            return None;
+        }
+        if self.blind.contains_key(&Sense::Pods) {
+            return Some(Doubt { until: None });
+        }
+        let until = self.pods_listed?.after(self.settings.sync);
+        (now < until).then_some(Doubt { until: Some(until) })
     }
 
     /// What is missing for a full verdict, in words.
     pub(crate) fn missing(&self) -> Vec<Box<str>> {
         let told = [
-            (Sense::Kernel, self.synced.kernel),
-            (Sense::Pods, self.synced.pods),
-            (Sense::Nodes, self.synced.nodes),
+            (Sense::Kernel, self.synced.contains(&Sense::Kernel)),
+            (Sense::Pods, self.synced.contains(&Sense::Pods)),
+            (Sense::Nodes, self.synced.contains(&Sense::Nodes)),
             (Sense::Feature, self.feature != Feature::Unknown),
+            (Sense::Pools, self.pools.ipam != Ipam::Unknown),
+            (Sense::Services, self.synced.contains(&Sense::Services)),
+            (Sense::Allowances, self.synced.contains(&Sense::Allowances)),
         ];
         told.into_iter()
             .filter_map(|(sense, told)| match self.blind.get(&sense) {
@@ -135,46 +156,5 @@ impl Facts {
                 None => None,
             })
             .collect()
-    }
-}
-
-// === impl Nodes ===
-
-impl Nodes {
-    pub(crate) fn owner(&self, address: IpAddr) -> Option<&NodeName> {
-        self.by_address.get(&address)
-    }
-
-    /// Takes a node's addresses; gives those that changed hands.
-    pub(crate) fn apply(&mut self, node: Node) -> Vec<IpAddr> {
-        let mut touched = self.delete(&node.name);
-        for address in &node.addresses {
-            self.by_address.insert(*address, node.name.clone());
-        }
-        touched.extend(&node.addresses);
-        self.by_name.insert(node.name, node.addresses);
-        touched
-    }
-
-    /// Forgets a node; gives the addresses that are free now.
-    pub(crate) fn delete(&mut self, name: &NodeName) -> Vec<IpAddr> {
-        let addresses = self.by_name.remove(name).unwrap_or_default();
-        for address in &addresses {
-            if self.by_address.get(address) == Some(name) {
-                self.by_address.remove(address);
-            }
-        }
-        addresses
-    }
-
-    /// Takes a full listing; gives every address that was or is a node's.
-    pub(crate) fn reset(&mut self, nodes: Vec<Node>) -> Vec<IpAddr> {
-        let mut touched: Vec<IpAddr> =
-            self.by_address.drain().map(|(address, _)| address).collect();
-        self.by_name.clear();
-        for node in nodes {
-            touched.extend(self.apply(node));
-        }
-        touched
     }
 }

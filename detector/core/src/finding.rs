@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::claim::ServiceKey;
 use crate::link::InterfaceName;
 use crate::route::{Prefix, RouteKind, Rule, Table};
 use crate::time::BootTime;
@@ -20,6 +21,8 @@ pub enum Target {
     Host,
     /// Nowhere: the kernel drops it.
     Nowhere(RouteKind),
+    /// At whoever makes the claim that the finding is about.
+    Claimant,
 }
 
 impl fmt::Display for Target {
@@ -29,6 +32,7 @@ impl fmt::Display for Target {
             Self::Gateway(gateway) => write!(f, "via {gateway}"),
             Self::Host => f.write_str("local"),
             Self::Nowhere(kind) => write!(f, "{kind}"),
+            Self::Claimant => f.write_str("claimant"),
         }
     }
 }
@@ -50,6 +54,68 @@ pub enum Subject {
     Prefix(Prefix),
     /// A policy rule for a destination.
     Rule(Rule),
+    /// What somebody says in the API that an address is, whatever the kernel does.
+    Claim(Claim),
+}
+
+/// A claim on a prefix that is no route, or not yet.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Claim {
+    /// What is claimed.
+    pub prefix: Prefix,
+    /// Who claims it.
+    pub claimant: Claimant,
+    /// Where it is claimed.
+    pub field: Field,
+}
+
+/// Who makes a claim.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Claimant {
+    /// A pod of this node.
+    Pod(PodKey),
+    /// A Service.
+    Service(ServiceKey),
+}
+
+impl fmt::Display for Claimant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(key) => write!(f, "pod {key}"),
+            Self::Service(key) => write!(f, "service {key}"),
+        }
+    }
+}
+
+/// Where a claim is written.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Field {
+    /// Annotation `floatingIPs` of a pod.
+    FloatingIps,
+    /// Annotations `podIPs` and `podIP` of a pod.
+    PodIps,
+    /// A pod's status.
+    Status,
+    /// Annotation `allowedSourcePrefixes` of a pod.
+    SourcePrefixes,
+    /// `spec.externalIPs` of a Service.
+    ExternalIps,
+    /// `status.loadBalancer` of a Service.
+    LoadBalancer,
+}
+
+impl Field {
+    /// The word for it in keys, JSON and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FloatingIps => "floatingIPs",
+            Self::PodIps => "podIPs",
+            Self::Status => "status",
+            Self::SourcePrefixes => "allowedSourcePrefixes",
+            Self::ExternalIps => "externalIPs",
+            Self::LoadBalancer => "loadBalancer",
+        }
+    }
 }
 
 impl Subject {
@@ -58,6 +124,7 @@ impl Subject {
         match self {
             Self::Prefix(prefix) => Some(*prefix),
             Self::Rule(rule) => rule.to,
+            Self::Claim(claim) => Some(claim.prefix),
         }
     }
 }
@@ -67,6 +134,9 @@ impl fmt::Display for FindingKey {
         match &self.subject {
             Subject::Prefix(prefix) => write!(f, "{prefix} {}", self.target),
             Subject::Rule(rule) => write!(f, "rule {rule} {}", self.target),
+            Subject::Claim(Claim { prefix, claimant, field }) => {
+                write!(f, "{prefix} claimed by {claimant} in {}", field.as_str())
+            }
         }
     }
 }
@@ -76,6 +146,8 @@ impl fmt::Display for FindingKey {
 pub enum Certainty {
     /// Nobody could show a right to the route, and nobody could show that it is somebody else's.
     Unproven,
+    /// Somebody claims what is not theirs, but nothing was seen to follow from it.
+    Attempt,
     /// The address is somebody else's, or set aside for others, or nobody may claim it this way.
     Hijack,
 }
@@ -85,6 +157,7 @@ impl Certainty {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unproven => "unproven",
+            Self::Attempt => "attempt",
             Self::Hijack => "hijack",
         }
     }
@@ -124,6 +197,10 @@ pub enum Means {
     NextHop,
     /// A policy rule, with the table that it leads to.
     Rule,
+    /// A translation of destinations, which needs no route.
+    Dnat,
+    /// Nothing but a claim.
+    Claim,
 }
 
 impl Means {
@@ -133,6 +210,8 @@ impl Means {
             Self::Route => "route",
             Self::NextHop => "nexthop",
             Self::Rule => "rule",
+            Self::Dnat => "dnat",
+            Self::Claim => "claim",
         }
     }
 }
@@ -191,6 +270,10 @@ pub struct Attacker {
     pub interface: Option<InterfaceName>,
     /// The next hop's address, where the traffic leaves the node.
     pub gateway: Option<IpAddr>,
+    /// The node that the next hop is.
+    pub node: Option<NodeName>,
+    /// The Service, where that is who claims.
+    pub service: Option<ServiceKey>,
 }
 
 /// Whose the traffic is.
@@ -200,11 +283,15 @@ pub enum Victim {
     Pod {
         /// Its namespace and name.
         key: PodKey,
-        /// The node that it runs on.
-        node: NodeName,
+        /// The node that it runs on, where that is known.
+        node: Option<NodeName>,
     },
     /// A node's own.
     Node(NodeName),
+    /// A Service's.
+    Service(ServiceKey),
+    /// The cloud's metadata service, which hands out the node's credentials.
+    Metadata,
     /// That of whoever the allow-list sets the address aside for.
     Allowance {
         /// The namespace.
@@ -221,8 +308,11 @@ pub enum Victim {
 impl fmt::Display for Victim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pod { key, node } => write!(f, "pod {key} on node {node}"),
+            Self::Pod { key, node: Some(node) } => write!(f, "pod {key} on node {node}"),
+            Self::Pod { key, node: None } => write!(f, "pod {key}"),
             Self::Node(node) => write!(f, "node {node}"),
+            Self::Service(key) => write!(f, "service {key}"),
+            Self::Metadata => f.write_str("the cloud's metadata service"),
             Self::Allowance { namespace, service_account } => {
                 write!(f, "service account {namespace}/{service_account} by the allow-list")
             }
@@ -239,6 +329,8 @@ pub enum Witness {
     Kernel,
     /// Pods, nodes, annotations and answers.
     Api,
+    /// IPAM's record of who has which address.
+    Ipam,
     /// The configuration.
     Policy,
 }
@@ -249,6 +341,7 @@ impl Witness {
         match self {
             Self::Kernel => "kernel",
             Self::Api => "api",
+            Self::Ipam => "ipam",
             Self::Policy => "policy",
         }
     }
@@ -263,6 +356,37 @@ pub struct Evidence {
     pub witness: Witness,
     /// What.
     pub text: Box<str>,
+}
+
+/// Which nodes' traffic a diversion bears on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reach {
+    /// How far.
+    pub scope: Scope,
+    /// Why, as half a sentence.
+    pub why: Box<str>,
+}
+
+/// How far a diversion reaches.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Scope {
+    /// Nobody could say.
+    Unknown,
+    /// This node's traffic only.
+    Node,
+    /// Other nodes' too: the route is exported by BGP.
+    Cluster,
+}
+
+impl Scope {
+    /// The word for it in JSON and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Node => "node",
+            Self::Cluster => "cluster",
+        }
+    }
 }
 
 /// What a diversion is charged with: a verdict other than "entitled", with all that it rests on.
@@ -288,6 +412,8 @@ pub struct Charge {
     pub victim: Victim,
     /// One sentence that a tired person understands.
     pub reason: Box<str>,
+    /// Which nodes it bears on.
+    pub reach: Reach,
     /// What it rests on.
     pub evidence: Vec<Evidence>,
     /// What could not be seen when it was judged; empty where nothing was missing.

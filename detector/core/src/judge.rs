@@ -8,11 +8,14 @@
 //! interface's first name; a pod's first address is its own; what a tenant can write later (status,
 //! annotations) is a claim, and claims give no right against somebody who has the address already.
 
+mod claim;
+mod orphan;
 mod ownership;
+mod remote;
 mod words;
 mod workload;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::facts::fib::Entry;
@@ -22,6 +25,7 @@ use crate::finding::{
     Attacker, Certainty, Charge, Effect, Evidence, Extent, Means, Severity, Subject, Target,
     Victim, Witness,
 };
+use crate::observation::Question;
 use crate::route::{NextHop, Prefix, RouteKind, Rule, RuleAction, Table};
 use crate::time::BootTime;
 
@@ -54,38 +58,68 @@ pub(crate) struct Doubt {
 pub(crate) struct Judgement {
     /// The verdict for each place, and since when the kernel sends packets there.
     pub(crate) verdicts: BTreeMap<Target, (Verdict, BootTime)>,
-    /// Addresses whose owner should be asked for.
-    pub(crate) asks: Vec<IpAddr>,
+    /// What should be asked.
+    pub(crate) asks: BTreeSet<Question>,
+    /// The questions that the verdicts rest on, asked or not.
+    pub(crate) rests: BTreeSet<Question>,
 }
 
 /// One look at the facts at one moment.
 pub(crate) struct Judge<'a> {
     pub(crate) facts: &'a Facts,
     pub(crate) now: BootTime,
-    asks: Vec<IpAddr>,
+    asks: BTreeSet<Question>,
+    rests: BTreeSet<Question>,
+    /// When what it is about went, where it is gone already.
+    over: Option<BootTime>,
+    /// When to look again at the latest, since better evidence is awaited.
+    soonest: Option<BootTime>,
+    /// What could not be read for this verdict.
+    unread: BTreeSet<Box<str>>,
 }
 
 /// A route's leg under judgement.
 #[derive(Clone, Copy)]
 pub(crate) struct Leg<'a> {
     pub(crate) entry: &'a Entry,
+    /// Since when it is in question: since it stands, or since what spoke for it went.
+    pub(crate) since: BootTime,
     pub(crate) hop: Option<NextHop>,
     pub(crate) rule: Option<&'a Rule>,
 }
 
-/// Judges a subject: for a prefix the routes that stand, or those given instead, which stood once.
+/// Judges a subject: for a prefix the routes that stand, or those given instead, which stood once,
+/// each with the time when it went.
 pub(crate) fn judge(
     facts: &Facts,
     now: BootTime,
     subject: &Subject,
-    instead: Option<&[Entry]>,
+    instead: Option<&[(Entry, BootTime)]>,
 ) -> Judgement {
-    let mut judge = Judge { facts, now, asks: Vec::new() };
+    let mut judge = Judge {
+        facts,
+        now,
+        asks: BTreeSet::new(),
+        rests: BTreeSet::new(),
+        over: None,
+        soonest: None,
+        unread: BTreeSet::new(),
+    };
     let mut verdicts = BTreeMap::new();
     match subject {
         Subject::Prefix(prefix) => {
-            for entry in instead.unwrap_or_else(|| facts.kernel.fib.get(*prefix)) {
+            let live = if instead.is_none() { facts.kernel.fib.get(*prefix) } else { &[] };
+            for entry in live {
                 judge.entry(entry, &mut verdicts);
+            }
+            for (entry, ended) in instead.unwrap_or_default() {
+                judge.over = Some(*ended);
+                judge.entry(entry, &mut verdicts);
+            }
+        }
+        Subject::Claim(claim) => {
+            if let Some((verdict, since)) = judge.claim(claim) {
+                verdicts.insert(Target::Claimant, (verdict, since));
             }
         }
         Subject::Rule(rule) => {
@@ -94,9 +128,7 @@ pub(crate) fn judge(
             }
         }
     }
-    judge.asks.sort_unstable();
-    judge.asks.dedup();
-    Judgement { verdicts, asks: judge.asks }
+    Judgement { verdicts, asks: judge.asks, rests: judge.rests }
 }
 
 /// The places where the packets of a route end up.
@@ -151,7 +183,7 @@ impl<'a> Judge<'a> {
         match route.kind {
             RouteKind::Unicast => {
                 for hop in self.facts.kernel.legs(route).as_slice() {
-                    let leg = Leg { entry, hop: Some(*hop), rule };
+                    let leg = Leg { entry, since: entry.since, hop: Some(*hop), rule };
                     let (target, link) = leg_target(self.facts, *hop);
                     let verdict = match link.map(|link| (link, self.facts.identity(link))) {
                         None => self.unknown_link(entry),
@@ -162,10 +194,13 @@ impl<'a> Judge<'a> {
                 }
             }
             RouteKind::Local | RouteKind::Other(_) => {
-                add(Target::Host, self.local(Leg { entry, hop: None, rule }));
+                add(Target::Host, self.local(Leg { entry, since: entry.since, hop: None, rule }));
             }
             RouteKind::Throw if !route.table.is_builtin() => {}
-            kind => add(Target::Nowhere(kind), self.nowhere(Leg { entry, hop: None, rule })),
+            kind => add(
+                Target::Nowhere(kind),
+                self.nowhere(Leg { entry, since: entry.since, hop: None, rule }),
+            ),
         }
     }
 
@@ -179,49 +214,6 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// A route by an uplink: wrong if it takes a pod away that runs on this node.
-    fn uplink(&mut self, leg: Leg<'_>) -> Verdict {
-        let Some(address) = leg.address() else { return Verdict::Irrelevant };
-        let Some(pod) = self.attached_owner(address) else { return Verdict::Irrelevant };
-        let until = leg.entry.since.after(self.facts.settings.remote);
-        if self.now < until {
-            return Verdict::Doubt(Doubt { until: Some(until) });
-        }
-        let victim = victim_of(pod);
-        let gateway = leg.hop.and_then(|hop| hop.gateway);
-        let to = gateway.map_or_else(|| "an uplink".to_owned(), |gateway| gateway.to_string());
-        let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
-        charge.severity = Severity::High;
-        charge.reason = format!(
-            "{address} is the address of pod {} on this node, but a route sends it to {to}",
-            pod.pod.key
-        )
-        .into();
-        charge.evidence.push(self.first_address_evidence(pod, address));
-        Verdict::Charged(Box::new(charge), None)
-    }
-
-    /// A route that delivers to this host: wrong if it takes a pod away that runs here.
-    fn local(&mut self, leg: Leg<'_>) -> Verdict {
-        let prefix = leg.entry.route.prefix;
-        let owner = match prefix.host_address() {
-            Some(address) => self.attached_owner(address),
-            None if leg.entry.route.table == Table::LOCAL => self.attached_owner_within(prefix),
-            None => None,
-        };
-        let Some(pod) = owner else { return Verdict::Irrelevant };
-        let extent = if prefix.is_host() { Extent::Exact } else { Extent::Prefix };
-        let victim = victim_of(pod);
-        let mut charge = self.charge(leg, victim, Effect::Intercept, extent);
-        charge.severity = Severity::High;
-        charge.reason = format!(
-            "traffic for pod {} is delivered to the node itself: {prefix} is a local address now",
-            pod.pod.key
-        )
-        .into();
-        Verdict::Charged(Box::new(charge), None)
-    }
-
     /// A route that drops: wrong if it takes an address away that is somebody's. Wider prefixes do
     /// not win against a pod's own route, but for the table that is looked up before all others.
     fn nowhere(&mut self, leg: Leg<'_>) -> Verdict {
@@ -230,7 +222,7 @@ impl<'a> Judge<'a> {
             if leg.entry.route.table != Table::LOCAL {
                 return Verdict::Irrelevant;
             }
-            return match self.attached_owner_within(prefix) {
+            return match self.attached_owner_within(prefix, None) {
                 Some(pod) => {
                     let charge = self.denial(leg, victim_of(pod), Extent::Prefix);
                     Verdict::Charged(Box::new(charge), None)
@@ -238,14 +230,19 @@ impl<'a> Judge<'a> {
                 None => Verdict::Irrelevant,
             };
         };
-        match self.ownership(address, leg.entry.since, &|_, _| false) {
+        match self.ownership(address, leg.since, &|_, _| false) {
             Ownership::Owned { victim, evidence, .. } => {
                 let mut charge = self.denial(leg, victim, Extent::Exact);
                 charge.evidence.push(evidence);
                 Verdict::Charged(Box::new(charge), Some(self.review()))
             }
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
-            Ownership::Unowned { .. } | Ownership::Unanswered { .. } => Verdict::Irrelevant,
+            Ownership::Unanswered { again, .. } => Verdict::Doubt(Doubt { until: Some(again) }),
+            // Nobody is hit now, but the address may get an owner.
+            Ownership::Own(_) | Ownership::Unowned { .. } => {
+                let pooled = self.facts.pools.of(address).is_some();
+                if pooled { Verdict::Entitled(Some(self.review())) } else { Verdict::Irrelevant }
+            }
         }
     }
 
@@ -307,6 +304,7 @@ impl<'a> Judge<'a> {
                 pod.pod.key
             )
             .into(),
+            reach: self.reach(prefix, None),
             evidence: vec![
                 Evidence {
                     at: since,
@@ -315,9 +313,16 @@ impl<'a> Judge<'a> {
                 },
                 self.first_address_evidence(pod, address),
             ],
-            missing: self.facts.missing(),
+            missing: self.missing(),
         };
         Some((target, (Verdict::Charged(Box::new(charge), None), since)))
+    }
+
+    /// What is missing for a full verdict.
+    fn missing(&self) -> Vec<Box<str>> {
+        let mut missing = self.facts.missing();
+        missing.extend(self.unread.iter().cloned());
+        missing
     }
 
     /// The route that wins for an address within one table.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::facts::fib::Entry;
-use crate::finding::{Charge, Finding, FindingKey, State, Subject, Target};
+use crate::finding::{Certainty, Charge, Finding, FindingKey, State, Subject, Target};
 use crate::judge::{Doubt, Verdict};
 use crate::time::BootTime;
 
@@ -30,7 +30,7 @@ pub(crate) struct Ledger {
 #[derive(Debug, Default)]
 struct Cases {
     targets: BTreeMap<Target, Case>,
-    gone: Vec<Entry>,
+    gone: Vec<(Entry, BootTime)>,
     /// When the last of the gone routes went.
     ended: BootTime,
 }
@@ -84,8 +84,9 @@ impl Ledger {
         self.cases.keys()
     }
 
-    pub(crate) fn gone(&self, subject: &Subject) -> &[Entry] {
-        self.cases.get(subject).map_or(&[], |cases| &cases.gone)
+    /// The routes of a subject that went before they were judged, and when each of them did.
+    pub(crate) fn gone(&self, subject: &Subject) -> Option<&[(Entry, BootTime)]> {
+        self.cases.get(subject).map(|cases| &*cases.gone).filter(|gone| !gone.is_empty())
     }
 
     pub(crate) fn knows(&self, subject: &Subject) -> bool {
@@ -102,7 +103,7 @@ impl Ledger {
     ) {
         let Some(cases) = self.cases.get_mut(subject) else { return };
         if cases.gone.len() < GONE_CAP && targets.iter().any(|target| cases.waits(target)) {
-            cases.gone.push(entry);
+            cases.gone.push((entry, at));
             cases.ended = at;
         }
     }
@@ -192,7 +193,10 @@ impl Cases {
                     case.next = *until;
                     return;
                 }
-                Some((Verdict::Charged(charge, _), began)) => {
+                // A doubt about what is over helps nobody.
+                Some((Verdict::Charged(charge, _), began))
+                    if charge.certainty >= Certainty::Hijack =>
+                {
                     let began = case.began.min(*began);
                     let key = FindingKey { subject: subject.clone(), target: target.clone() };
                     let mut finding = open(now, key, (**charge).clone(), began);

@@ -4,7 +4,8 @@
 //! runtime and no unsafe code in this package, and nothing in it can fail: what can go wrong is
 //! parsed away before it gets here. So it can be property-tested, replayed and benchmarked.
 //!
-//! Read in this order: [`route`], [`link`], [`workload`] and [`policy`] are the words;
+//! Read in this order: [`route`], [`link`], [`workload`],
+//! [`claim`] and [`policy`] are the words;
 //! [`observation`] is all that can be said with them; `facts` is what is true, `judge` says what is
 //! right, `ledger` remembers what was said, and [`engine`] is the one door to all of it; [`finding`]
 //! is what comes out.
@@ -17,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod claim;
 pub mod engine;
 mod facts;
 pub mod finding;

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
+use crate::claim::{Block, Ipam, Pool, Service, ServiceKey};
 use crate::link::Link;
-use crate::policy::{AllowList, Feature};
-use crate::route::{IfIndex, NextHopId, NextHopObject, Route, Rule};
+use crate::policy::{AllowList, Feature, Felix};
+use crate::route::{IfIndex, NextHopId, NextHopObject, Prefix, Route, Rule};
 use crate::time::BootTime;
 use crate::workload::{NodeName, Pod, PodKey, Uid};
 
@@ -44,8 +45,20 @@ pub enum What {
     NodeApplied(Node),
     /// A node is gone.
     NodeDeleted(NodeName),
+    /// Who gives pods their addresses.
+    Ipam(Ipam),
+    /// These are all IP pools of the cluster, now.
+    Pools(Vec<Pool>),
+    /// These are all Services of the cluster.
+    ServicesReset(Vec<Service>),
+    /// A Service came or changed.
+    ServiceApplied(Service),
+    /// A Service is gone.
+    ServiceDeleted(ServiceKey),
     /// What is known about the floating IP feature on this node.
     Feature(Feature),
+    /// What is known about Felix on this node.
+    Felix(Felix),
     /// The allow-list in force.
     AllowList(AllowList),
     /// The answer to a question.
@@ -132,6 +145,8 @@ pub struct Node {
     pub name: NodeName,
     /// `status.addresses` and Calico's annotations: the node's own and its tunnels' addresses.
     pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`: where its pods' addresses are, if the IPAM keeps to them.
+    pub pod_prefixes: Vec<Prefix>,
 }
 
 /// What the engine can be blind in.
@@ -143,8 +158,14 @@ pub enum Sense {
     Pods,
     /// Nodes of the cluster.
     Nodes,
-    /// The floating IP feature.
+    /// The floating IP feature, and Felix' other settings.
     Feature,
+    /// IP pools, and who gives addresses at all.
+    Pools,
+    /// Services of the cluster.
+    Services,
+    /// The part of the allow-list that is kept in the cluster.
+    Allowances,
 }
 
 impl Sense {
@@ -155,25 +176,54 @@ impl Sense {
             Self::Pods => "pods",
             Self::Nodes => "nodes",
             Self::Feature => "feature",
+            Self::Pools => "pools",
+            Self::Services => "services",
+            Self::Allowances => "allowances",
         }
     }
 }
 
-/// What the engine wants to know: which pods of the cluster say that this address is theirs, by a
-/// read that no cache answers.
+/// What the engine wants to know, each by a read that no cache answers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Question {
-    /// The address.
-    pub address: IpAddr,
+pub enum Question {
+    /// Who has which address of this IPAM block.
+    Block(Prefix),
+    /// Which pods of the cluster say that this address is theirs.
+    Claimants(IpAddr),
 }
 
 /// The answer to a [`Question`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer {
-    /// The address that was asked for.
-    pub address: IpAddr,
     /// When the question was sent: what the answer is known to be no older than.
     pub asked: BootTime,
-    /// All pods that show the address, finished ones included, or why nobody could say.
-    pub claimants: Result<Vec<Pod>, Box<str>>,
+    /// The answer itself.
+    pub reply: Reply,
+}
+
+/// What was answered, or why nobody could say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// The block; `None` where there is none, so that all of its addresses are free.
+    Block(Prefix, Result<Option<Block>, Box<str>>),
+    /// All pods that show the address, finished ones included.
+    Claimants(IpAddr, Result<Vec<Pod>, Box<str>>),
+}
+
+impl Reply {
+    /// The reply that nobody could say.
+    pub fn failed(question: Question, why: Box<str>) -> Self {
+        match question {
+            Question::Block(block) => Self::Block(block, Err(why)),
+            Question::Claimants(address) => Self::Claimants(address, Err(why)),
+        }
+    }
+
+    /// What was asked.
+    pub fn question(&self) -> Question {
+        match self {
+            Self::Block(block, _) => Question::Block(*block),
+            Self::Claimants(address, _) => Question::Claimants(*address),
+        }
+    }
 }

@@ -23,6 +23,22 @@ pub enum Feature {
     },
 }
 
+/// What matters of Felix on this node beside the feature.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Felix {
+    /// Calico's version, as `ClusterInformation` has it.
+    pub version: Option<Box<str>>,
+    /// Whether Felix heeds the feature's switch at all. Versions before v3.20.5, v3.21.5 and v3.22.2
+    /// do not: they act on every annotation (TTA-2022-001). `None` where the version is not known.
+    pub heeds_switch: Option<bool>,
+    /// `workloadSourceSpoofing`: whether pods may ask for source addresses that are not their own.
+    /// `None` where it is not known.
+    pub spoofing: Option<bool>,
+    /// Whether the CNI plugin lets pods bypass IPAM (`feature_control.ip_addrs_no_ipam`). `None`
+    /// where it is not known.
+    pub bypass: Option<bool>,
+}
+
 /// One entry of the allow-list: these addresses may be floating IPs of pods of this service
 /// account. Never matched against labels or annotations: tenants write those.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -33,6 +49,10 @@ pub struct Allowance {
     pub namespace: Box<str>,
     /// The service account of the pods.
     pub service_account: Box<str>,
+    /// Where the entry is written, such as `configuration` or `floatingipallowance shop-vip`.
+    pub origin: Box<str>,
+    /// Why it is allowed, in the words of whoever wrote it.
+    pub reason: Option<Box<str>>,
 }
 
 impl Allowance {
@@ -61,6 +81,16 @@ impl AllowList {
     /// An allow-list of these entries.
     pub fn new(entries: Vec<Allowance>) -> Self {
         Self(entries)
+    }
+
+    /// Whether an entry lets `pod` have all of `prefix`.
+    pub fn covers(&self, prefix: Prefix, pod: &Pod) -> bool {
+        self.0.iter().any(|entry| entry.cidr.covers(&prefix) && entry.is_for(pod))
+    }
+
+    /// Whether an entry speaks of `address`, for whomever.
+    pub fn names(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|entry| entry.cidr.contains(address))
     }
 
     /// What it says of `address` as a floating IP of `pod`.

@@ -23,6 +23,9 @@ pub struct Settings {
     /// For a route by another node to the address of a pod that still runs here: live migration
     /// and slow withdrawals of BGP.
     pub remote: Duration,
+    /// For a route by a node to an address that IPAM gave to another: BGP withdraws a route within
+    /// seconds of the record's change.
+    pub withdraw: Duration,
     /// For the first listing of pods after the start.
     pub sync: Duration,
     /// For the answer to a question.
@@ -41,6 +44,7 @@ impl Settings {
             newborn: Duration::from_secs(10),
             settle: Duration::from_secs(2),
             remote: Duration::from_secs(30),
+            withdraw: Duration::from_secs(10),
             sync: Duration::from_secs(15),
             answer: Duration::from_secs(5),
             waiting_cap: 16_384,

@@ -37,6 +37,13 @@ impl BootTime {
         Self(self.0.saturating_add(nanos))
     }
 
+    /// This moment less a duration; the moment of boot where that was earlier.
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(nanos))
+    }
+
     /// How long ago `earlier` was; zero where it was not earlier.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use sha1::{Digest, Sha1};
 
 use crate::link::InterfaceName;
+use crate::route::Prefix;
 
 /// A pod's namespace and name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -114,6 +115,15 @@ pub struct Pod {
     pub annotated_addresses: Vec<IpAddr>,
     /// Annotation `cni.projectcalico.org/floatingIPs`, well-formed entries only.
     pub floating_addresses: Vec<IpAddr>,
+    /// Prefixes of more than one address in the annotations `podIPs` and `podIP`: Felix would route
+    /// them as a whole while the status is empty (`getPodIPs` in
+    /// libcalico-go/lib/backend/k8s/conversion/conversion.go).
+    pub annotated_prefixes: Vec<Prefix>,
+    /// Annotation `cni.projectcalico.org/allowedSourcePrefixes`, well-formed entries only.
+    pub source_prefixes: Vec<Prefix>,
+    /// Annotation `cni.projectcalico.org/ipAddrsNoIpam`, well-formed entries only: addresses that
+    /// the CNI plugin gives to the pod without asking IPAM, where it may.
+    pub bypassing_addresses: Vec<IpAddr>,
     /// Annotation `cni.projectcalico.org/containerID`: the sandbox that the CNI plugin set up.
     pub sandbox: Option<Box<str>>,
 }

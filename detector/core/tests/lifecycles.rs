@@ -16,7 +16,9 @@ use common::{Harness, address};
 use detector_core::engine::Output;
 use detector_core::finding::{Finding, State, Victim};
 use detector_core::link::{Link, LinkKind};
-use detector_core::observation::{Answer, KernelChange, KernelState, Observation, Place, What};
+use detector_core::observation::{
+    Answer, KernelChange, KernelState, Observation, Place, Question, Reply, What,
+};
 use detector_core::route::{Hops, IfIndex, NextHop, Prefix, Route, RouteKind, Table};
 use detector_core::time::BootTime;
 use detector_core::workload::{Pod, PodKey, Uid};
@@ -283,11 +285,14 @@ fn play(story: &Story, lags: &[u64]) -> Vec<Finding> {
             match output {
                 Output::Finding(finding) => found.push(*finding),
                 Output::Question(question) => {
-                    let address = question.address;
+                    let Question::Claimants(address) = question else {
+                        panic!("this world has no IPAM, but {question:?} was asked");
+                    };
                     let ms = now.since(origin).as_millis().saturating_sub(1);
                     let claimants = Ok(story.claimants(u64::try_from(ms).unwrap(), address));
                     let due = now.after(Duration::from_millis(5));
-                    answers.push((due, Answer { address, asked: now, claimants }));
+                    let reply = Reply::Claimants(address, claimants);
+                    answers.push((due, Answer { asked: now, reply }));
                 }
                 Output::Resync(_) => {}
             }

@@ -6,7 +6,15 @@ use detector_core::observation::Sense;
 use tracing::{info, warn};
 
 /// All senses.
-const ALL: [Sense; 4] = [Sense::Kernel, Sense::Pods, Sense::Nodes, Sense::Feature];
+pub(super) const ALL: [Sense; 7] = [
+    Sense::Kernel,
+    Sense::Pods,
+    Sense::Nodes,
+    Sense::Feature,
+    Sense::Pools,
+    Sense::Services,
+    Sense::Allowances,
+];
 
 /// What is seen.
 #[derive(Debug)]

@@ -90,6 +90,8 @@ pub struct Allow {
     pub namespace: Typed<String>,
     /// `serviceAccount`: of the pods that may have them.
     pub service_account: Typed<String>,
+    /// `expires`: until when, as RFC 3339 writes it. Default: for good.
+    pub expires: Option<Typed<String>>,
     /// `reason`: why, for whoever reads it next.
     pub reason: Option<Typed<String>>,
 }
@@ -99,6 +101,11 @@ pub struct Allow {
 impl File {
     /// Reads a configuration file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(path, &Self::text(path)?)
+    }
+
+    /// The text of a configuration file.
+    pub(super) fn text(path: &Path) -> Result<String, ConfigError> {
         let read = || {
             let mut text = String::new();
             Opened::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
@@ -107,8 +114,7 @@ impl File {
             }
             Ok(text)
         };
-        let text = read().map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        Self::parse(path, &text)
+        read().map_err(|source| ConfigError::Read { path: path.into(), source })
     }
 
     /// Parses the text of a configuration file; `path` is for the errors.

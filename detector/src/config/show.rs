@@ -2,10 +2,13 @@
 
 use clap::ValueEnum;
 use detector_core::link::InterfaceName;
+use jiff::Timestamp;
 use serde::Serialize;
+use serde_saphyr::Commented;
 
 use super::value::shown_duration;
-use super::{Allowed, Config, ConfigError};
+use super::{Config, ConfigError};
+use crate::policy::Allowed;
 
 /// The file's keys, all of them, in the file's order.
 #[derive(Serialize)]
@@ -47,9 +50,12 @@ struct FloatingIps<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Allow<'a> {
-    cidr: String,
+    /// With where it is written, which is no key of the file.
+    cidr: Commented<String>,
     namespace: &'a str,
     service_account: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
 }
@@ -74,6 +80,7 @@ impl Config {
             ring_bytes,
             allowed,
         } = self;
+        let now = Timestamp::now();
         let shown = Shown {
             node_name: &node.0,
             kubeconfig: kubeconfig.as_ref().map(|path| path.to_string_lossy().into_owned()),
@@ -90,18 +97,26 @@ impl Config {
             },
             resync_interval: shown_duration(*resync_interval),
             ring_bytes: *ring_bytes,
-            floating_ips: FloatingIps { allow: allowed.iter().map(shown_entry).collect() },
+            floating_ips: FloatingIps {
+                allow: allowed.iter().map(|entry| shown_entry(entry, now)).collect(),
+            },
         };
         serde_saphyr::to_string(&shown).map_err(|error| ConfigError::Show(error.to_string()))
     }
 }
 
-fn shown_entry(allowed: &Allowed) -> Allow<'_> {
+fn shown_entry(allowed: &Allowed, now: Timestamp) -> Allow<'_> {
+    let Allowed { allowance, expires } = allowed;
+    let mut origin = format!("origin: {}", allowance.origin);
+    if !allowed.is_in_force(now) {
+        origin.push_str("; not in force: it has expired");
+    }
     Allow {
-        cidr: allowed.allowance.cidr.to_string(),
-        namespace: &allowed.allowance.namespace,
-        service_account: &allowed.allowance.service_account,
-        reason: allowed.reason.as_deref(),
+        cidr: Commented(allowance.cidr.to_string(), origin),
+        namespace: &allowance.namespace,
+        service_account: &allowance.service_account,
+        expires: expires.map(|at| at.to_string()),
+        reason: allowance.reason.as_deref(),
     }
 }
 

@@ -63,6 +63,7 @@ floatingIPs:
   - cidr: 192.0.2.16/28
     namespace: edge
     serviceAccount: gateway
+    expires: 2130-01-31T18:00:00+01:00
     reason: 'the VIPs: #42'
   - {cidr: '2001:db8::/64', namespace: edge, serviceAccount: gateway}
 ";
@@ -78,10 +79,13 @@ fn every_key_is_taken_and_shown() {
     assert_eq!(config.sync, Duration::ZERO);
     assert_eq!(config.resync_interval, Duration::from_hours(2));
     assert_eq!(config.allowed.len(), 2);
-    assert_eq!(config.allowed[0].reason.as_deref(), Some("the VIPs: #42"));
+    assert_eq!(config.allowed[0].allowance.reason.as_deref(), Some("the VIPs: #42"));
+    assert_eq!(config.allowed[0].expires, Some("2130-01-31T17:00:00Z".parse().unwrap()));
     assert_eq!(config.settings().remote, Duration::from_mins(1));
 
     let yaml = config.to_yaml().unwrap();
+    assert!(yaml.contains("cidr: 192.0.2.16/28 # origin: configuration\n"), "{yaml}");
+    assert!(yaml.contains("expires: \"2130-01-31T17:00:00Z\"\n"), "{yaml}");
     let again = File::parse(Path::new(PATH), &yaml).unwrap_or_else(|e| panic!("{e}\n{yaml}"));
     assert_eq!(Config::resolve(&RunArgs::default(), &again).unwrap(), config, "{yaml}");
 }
@@ -279,6 +283,31 @@ fn an_entry_is_for_one_service_account_of_one_namespace() {
         refusal(&twice),
         "4:12: floatingIPs.allow.cidr is allowed twice to this service account: keep one entry"
     );
+}
+
+#[test]
+fn an_entry_can_expire() {
+    let expiring =
+        |time: &str| entry("192.0.2.0/24").replace('}', &format!(", expires: '{time}'}}"));
+    let good = [
+        ("2030-01-31T18:00:00Z", "2030-01-31T18:00:00Z"),
+        ("2030-01-31T18:00:00.25-05:30", "2030-01-31T23:30:00.25Z"),
+    ];
+    for (text, meant) in good {
+        let config = resolve(&expiring(text)).unwrap();
+        assert_eq!(config.allowed[0].expires, Some(meant.parse().unwrap()));
+    }
+    for text in ["2030-01-31", "2030-02-30T00:00:00Z", "2030-01-31T18:00:00", "1h", ""] {
+        let line = refusal(&expiring(text));
+        let why = format!(
+            "floatingIPs.allow.expires \"{text}\" is no time: write date, time and zone, such as \
+             2030-01-31T18:00:00Z"
+        );
+        assert!(line.ends_with(&why), "{line}");
+    }
+    // What has expired is no mistake, but it is said.
+    let yaml = resolve(&expiring("2020-01-01T00:00:00Z")).unwrap().to_yaml().unwrap();
+    assert!(yaml.contains("# origin: configuration; not in force: it has expired\n"), "{yaml}");
 }
 
 #[test]

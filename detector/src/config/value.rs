@@ -9,6 +9,7 @@ use detector_core::link::InterfaceName;
 use detector_core::route::Prefix;
 use detector_core::workload::{NodeName, PodKey};
 use ipnet::IpNet;
+use jiff::Timestamp;
 
 use super::{LONGEST_INTERFACE_PREFIX, RING};
 use crate::text::{nearest, printable};
@@ -33,7 +34,7 @@ pub(super) fn node_name(text: &str) -> Result<NodeName, String> {
 }
 
 /// A namespace: an RFC 1123 label.
-pub(super) fn namespace(text: &str) -> Result<Box<str>, String> {
+pub(crate) fn namespace(text: &str) -> Result<Box<str>, String> {
     match PodKey::new(text, "pod") {
         Some(_) => Ok(text.into()),
         None => {
@@ -43,7 +44,7 @@ pub(super) fn namespace(text: &str) -> Result<Box<str>, String> {
 }
 
 /// A service account: an RFC 1123 subdomain.
-pub(super) fn service_account(text: &str) -> Result<Box<str>, String> {
+pub(crate) fn service_account(text: &str) -> Result<Box<str>, String> {
     match PodKey::new("namespace", text) {
         Some(_) => Ok(text.into()),
         None => Err(format!(
@@ -62,11 +63,55 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
 }
 
 /// One printable line.
-pub(super) fn line(text: &str) -> Result<Box<str>, String> {
+pub(crate) fn line(text: &str) -> Result<Box<str>, String> {
     if text.chars().any(char::is_control) || text.chars().count() > 256 {
         return Err("is not one line of at most 256 characters: shorten it".into());
     }
     Ok(text.into())
+}
+
+/// A time on the wall clock, as RFC 3339 writes it: of all that ISO 8601 lets through, the form
+/// that everybody reads alike.
+pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
+    let shape = "dddd-dd-ddTdd:dd:dd";
+    let plain = text.len() > shape.len()
+        && shape.bytes().zip(text.bytes()).all(|(form, byte)| match form {
+            b'd' => byte.is_ascii_digit(),
+            form => byte == form,
+        });
+    let rest = text.get(shape.len()..).unwrap_or_default();
+    let zone = rest.strip_prefix('.').map_or(rest, |rest| {
+        let fraction = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+        if fraction.len() == rest.len() { "" } else { fraction }
+    });
+    let offset = zone.len() == 6
+        && zone.bytes().zip("+dd:dd".bytes()).all(|(byte, form)| match form {
+            b'd' => byte.is_ascii_digit(),
+            b'+' => matches!(byte, b'+' | b'-'),
+            form => byte == form,
+        });
+    let parsed = text.parse::<Timestamp>().ok().filter(|_| plain && (zone == "Z" || offset));
+    parsed.ok_or_else(|| {
+        format!(
+            "{} is no time: write date, time and zone, such as 2030-01-31T18:00:00Z",
+            quoted(text)
+        )
+    })
+}
+
+/// The same as [`cidr`], but an address alone means itself.
+pub(crate) fn cidr_or_address(text: &str) -> Result<Prefix, String> {
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(v6)) if let Some(v4) = v6.to_ipv4_mapped() => {
+            Err(format!("{} is an IPv4-mapped IPv6 address: write it as IPv4, {v4}", quoted(text)))
+        }
+        // In quotes is what was typed, not what was made of it.
+        Ok(address) => {
+            let host = IpNet::from(address).to_string();
+            cidr(&host).map_err(|problem| problem.replacen(&host, text, 1))
+        }
+        Err(_) => cidr(text),
+    }
 }
 
 /// One of several words.
@@ -156,7 +201,7 @@ pub(super) fn shown_duration(duration: Duration) -> String {
 }
 
 /// A range of addresses that may be allowed: written in the one way that everybody reads alike.
-pub(super) fn cidr(text: &str) -> Result<Prefix, String> {
+pub(crate) fn cidr(text: &str) -> Result<Prefix, String> {
     let wrong = |why: &str| Err(format!("{} {why}", quoted(text)));
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return wrong("has white space or a line break in it: write only the CIDR");

@@ -43,6 +43,7 @@ struct Json<'a> {
     attacker: AttackerJson<'a>,
     victim: VictimJson<'a>,
     reason: &'a str,
+    reach: ReachJson<'a>,
     evidence: Vec<EvidenceJson<'a>>,
     partial: bool,
     /// What could not be seen.
@@ -64,6 +65,9 @@ struct AttackerJson<'a> {
     service_account: Option<&'a str>,
     interface: Option<&'a str>,
     gateway: Option<String>,
+    node: Option<&'a str>,
+    /// The Service, as `namespace/name`.
+    service: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -73,6 +77,13 @@ struct VictimJson<'a> {
     namespace: Option<&'a str>,
     name: Option<String>,
     node: Option<&'a str>,
+}
+
+/// Which nodes it bears on.
+#[derive(Serialize)]
+struct ReachJson<'a> {
+    scope: &'static str,
+    why: &'a str,
 }
 
 #[derive(Serialize)]
@@ -133,6 +144,7 @@ impl Report {
             prefix: match &key.subject {
                 Subject::Prefix(prefix) => Some(prefix.to_string()),
                 Subject::Rule(rule) => rule.to.map(|to| to.to_string()),
+                Subject::Claim(claim) => Some(claim.prefix.to_string()),
             },
             table: charge.table.map(|table| table.to_string()),
             rule: charge.rule.as_ref().map(ToString::to_string),
@@ -146,9 +158,12 @@ impl Report {
                     .as_ref()
                     .map(detector_core::link::InterfaceName::as_str),
                 gateway: attacker.gateway.map(|gateway| gateway.to_string()),
+                node: attacker.node.as_ref().map(|node| &*node.0),
+                service: attacker.service.as_ref().map(ToString::to_string),
             },
             victim: victim(&charge.victim),
             reason: &charge.reason,
+            reach: ReachJson { scope: charge.reach.scope.as_str(), why: &charge.reach.why },
             evidence: charge
                 .evidence
                 .iter()
@@ -175,11 +190,18 @@ fn victim(victim: &Victim) -> VictimJson<'_> {
             kind: "pod",
             namespace: Some(key.namespace()),
             name: Some(key.name().to_owned()),
-            node: Some(&node.0),
+            node: node.as_ref().map(|node| &*node.0),
         },
         Victim::Node(node) => {
             VictimJson { kind: "node", name: Some(node.to_string()), node: Some(&node.0), ..nobody }
         }
+        Victim::Service(key) => VictimJson {
+            kind: "service",
+            namespace: Some(key.namespace()),
+            name: Some(key.name().to_owned()),
+            ..nobody
+        },
+        Victim::Metadata => VictimJson { kind: "metadata", ..nobody },
         Victim::Allowance { namespace, service_account } => VictimJson {
             kind: "serviceAccount",
             namespace: Some(namespace),

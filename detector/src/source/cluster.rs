@@ -1,26 +1,35 @@
-//! What the cluster says: pods of this node, nodes, the floating IP feature, and answers to
-//! questions.
+//! What the cluster says: pods of this node, nodes, IP pools, Services, the floating IP feature, its
+//! part of the allow-list, and answers to questions.
 //!
-//! Four tasks share one client and one channel. Each tells when it cannot see
+//! Seven tasks share one client and one channel. Each tells when it cannot see
 //! ([`What::Blind`]) and when it sees again, waits longer after each failure (0.8 s to 30 s, with
-//! jitter), and ends when nobody listens. Nothing is kept but the addresses of nodes: objects are
-//! taken apart by `parse` where they arrive.
+//! jitter), and ends when nobody listens. Nothing is kept but the addresses of nodes and Services, and
+//! the pools: objects are taken apart by `parse` where they arrive. A kind of object that cannot be
+//! read blinds its own sense only.
 //!
-//! What it costs the API server, for each node of the cluster: five watches that are renewed every
-//! few minutes, and one LIST for each question. Pods are watched by `spec.nodeName`, for which the
-//! API server has an index; no agent ever lists all pods.
+//! What it costs the API server, for each node of the cluster: ten watches that are renewed every
+//! few minutes, a GET for each question after a block, and a LIST for each question after pods. Pods
+//! are watched by `spec.nodeName`, for which the API server has an index; no agent ever lists all
+//! pods. The only thing that is ever written is the status of an allowance.
 
-mod cni;
+mod allowances;
+mod calico;
+pub mod cni;
 mod counters;
 mod failure;
 mod feature;
+mod felix;
 mod nodes;
 pub mod parse;
 mod pods;
+mod pools;
 mod question;
 mod rejection;
 #[cfg(test)]
 mod script;
+mod services;
+mod sight;
+mod version;
 mod watch;
 
 use std::path::PathBuf;
@@ -40,10 +49,12 @@ use tokio::task::JoinSet;
 use tower::timeout::TimeoutLayer;
 use tower::util::MapRequestLayer;
 
+pub use self::allowances::object;
 pub use self::counters::{Counters, Counts};
 pub use self::rejection::{Reason, Rejection};
 use crate::clock;
 use crate::config::Config;
+use crate::policy::Grants;
 use crate::text::printable;
 
 /// How long the API server may take to begin an answer: not to be connected to, or to be silent, is
@@ -56,6 +67,9 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const SLOW_PATIENCE: Duration = Duration::from_secs(290);
 /// How long a connection may be silent in the middle of an answer: longer than any watch lives.
 const SILENCE: Duration = Duration::from_secs(320);
+
+/// Words about the allow-list that wait to be merged with the configuration's.
+const GRANTS_QUEUE: usize = 16;
 
 /// Why there is no client.
 #[derive(Error, Debug)]
@@ -93,6 +107,7 @@ pub struct Cluster {
 pub struct Running {
     tasks: JoinSet<()>,
     counters: Arc<Counters>,
+    grants: Option<mpsc::Receiver<Grants>>,
 }
 
 // === impl Cluster ===
@@ -148,13 +163,17 @@ impl Cluster {
                 }
             });
         };
-        let (pods, nodes) = (client.clone(), client.clone());
+        let (client, shared) = (client.clone(), || client.clone());
         let counted = || Arc::clone(&counters);
-        spawn(pods::run(pods, node.clone(), counted(), tx.clone()).boxed());
-        spawn(nodes::run(nodes, counted(), tx.clone()).boxed());
+        spawn(pods::run(shared(), node.clone(), counted(), tx.clone()).boxed());
+        spawn(nodes::run(shared(), counted(), tx.clone()).boxed());
+        spawn(pools::run(shared(), counted(), tx.clone()).boxed());
+        spawn(services::run(shared(), counted(), tx.clone()).boxed());
         spawn(feature::run(client.clone(), node, counted(), tx.clone()).boxed());
+        let (grant, grants) = mpsc::channel(GRANTS_QUEUE);
+        spawn(allowances::run(shared(), counted(), grant).boxed());
         spawn(question::run(client, counted(), questions, tx.clone()).boxed());
-        Running { tasks, counters }
+        Running { tasks, counters, grants: Some(grants) }
     }
 }
 
@@ -164,6 +183,12 @@ impl Running {
     /// What was done so far.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// What the cluster says of the allow-list. It is for one listener: whoever asks again gets
+    /// nothing.
+    pub fn grants(&mut self) -> Option<mpsc::Receiver<Grants>> {
+        self.grants.take()
     }
 
     /// Waits until a task has ended, which only happens when nobody listens to it any more or it

@@ -27,7 +27,7 @@ pub struct Kind {
 const CALICO: &str = "crd.projectcalico.org";
 
 /// All kinds. Calico's definitions of these four declare no status subresource.
-pub static KINDS: [Kind; 10] = [
+pub static KINDS: [Kind; 11] = [
     builtin("", "Pod", "pods", true, true),
     builtin("", "Node", "nodes", false, true),
     builtin("", "Service", "services", true, true),
@@ -38,6 +38,16 @@ pub static KINDS: [Kind; 10] = [
     calico("ClusterInformation", "clusterinformations"),
     calico("IPPool", "ippools"),
     calico("IPAMBlock", "ipamblocks"),
+    // Our own, by deploy/crd.yaml.
+    Kind {
+        group: "route-hijack-detector.io",
+        version: "v1",
+        name: "FloatingIPAllowance",
+        plural: "floatingipallowances",
+        namespaced: false,
+        status: true,
+        custom: true,
+    },
 ];
 
 const fn builtin(

@@ -122,10 +122,14 @@ impl Store {
         }
     }
 
-    /// Writes an object. Gives it a uid and a creation time where it has none, and a version
-    /// unless nothing changed.
+    /// Writes an object. Gives it a uid and a creation time where it has none, a version unless
+    /// nothing changed, and a custom one its generation.
     pub(super) fn put(&mut self, key: Key, mut object: Value) -> Arc<Value> {
         let before = self.objects.get(&key).cloned();
+        if key.kind().is_ok_and(|kind| kind.custom) {
+            let generation = generation(&key, before.as_deref(), &object);
+            set_meta(&mut object, "generation", json!(generation));
+        }
         if let Some(before) = &before {
             set_meta(&mut object, "resourceVersion", json!(meta(before, "resourceVersion")));
             if **before == object {
@@ -258,6 +262,26 @@ impl Store {
 pub(super) fn at_version(mut object: Value, version: u64) -> Value {
     set_meta(&mut object, "resourceVersion", json!(version.to_string()));
     object
+}
+
+/// Which generation of its content a custom object is: metadata never counts, the status not where
+/// it is written apart (`customResourceStrategy.PrepareForUpdate`).
+fn generation(key: &Key, before: Option<&Value>, object: &Value) -> u64 {
+    let content = |object: &Value| {
+        let mut content = object.clone();
+        content["metadata"] = Value::Null;
+        if key.kind().is_ok_and(|kind| kind.status) {
+            content["status"] = Value::Null;
+        }
+        content
+    };
+    match before {
+        None => 1,
+        Some(before) => {
+            let earlier = before["metadata"]["generation"].as_u64().unwrap_or(1);
+            earlier + u64::from(content(before) != content(object))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ fn main() -> Result<()> {
     }
 }
 
-fn node(words: Words<'_>) -> Result<Node> {
+fn node(words: Words<'_>) -> Result<Node<'_>> {
     let mut node = Node::new(words)?;
     for step in &words.scenario.given {
         node.step(words, step)?;

@@ -9,8 +9,9 @@ use anyhow::{Context as _, Result};
 use detector_core::route::Prefix;
 use detector_tests::agent::{Agent, Heard};
 use detector_tests::scenario::node::Node;
+use detector_tests::scenario::step::{PodStep, Step};
 use detector_tests::scenario::words::{Words, interface};
-use detector_tests::scenario::{Family, PodStep, Scenario, Step};
+use detector_tests::scenario::{Family, Scenario};
 use serde_json::Value;
 
 /// How long the agent is listened to after each step.

@@ -74,6 +74,26 @@ impl Objects {
         }
     }
 
+    /// Creates an object, or replaces it; its status, where it brings one, is written after it.
+    pub fn apply(&self, mut object: Value) -> Result<Value> {
+        let kind = Kind::of_object(&object)?;
+        match self.create(&object) {
+            Err(error) if code(&error) == Some(409) => {}
+            created => return created,
+        }
+        let (namespace, name) = place(&object);
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        let standing = self.get(kind.plural, &namespace, &name)?;
+        object["metadata"]["resourceVersion"] = standing["metadata"]["resourceVersion"].clone();
+        let replaced = self.ask("PUT", &kind.path(&namespace, &name), JSON, &object)?;
+        match object.get("status") {
+            Some(status) if kind.status => {
+                self.patch_status(kind.plural, &namespace, &name, status)
+            }
+            _ => Ok(replaced),
+        }
+    }
+
     /// Merges a patch into an object, all but its status.
     pub fn patch(&self, kind: &str, namespace: &str, name: &str, patch: &Value) -> Result<Value> {
         let target = Kind::of_plural(kind)?.path(namespace, name);

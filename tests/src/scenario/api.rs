@@ -7,7 +7,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
 
+use super::step::ApiState;
 use crate::apiserver::ApiServer;
+use crate::apiserver::fault::{Connections, Cut};
 use crate::apiserver::kind::Kind;
 use crate::cluster::{Cluster, User};
 use crate::netns::Namespace;
@@ -97,22 +99,32 @@ impl Api {
         }
     }
 
-    /// Lets watches tell nothing.
-    pub fn hold_watches(&self) -> Result<()> {
-        self.emulated_only("hold watches back")?.faults().hold_watches();
-        Ok(())
-    }
-
-    /// Lets watches tell what was held, and go on.
-    pub fn release_watches(&self) -> Result<()> {
-        self.emulated_only("release watches")?.faults().release_watches();
-        Ok(())
-    }
-
-    fn emulated_only(&self, what: &str) -> Result<&ApiServer> {
+    /// Makes the API server serve well, badly or not at all.
+    pub fn turn(&self, state: ApiState) -> Result<()> {
         match self {
-            Self::Emulated(server) => Ok(server),
-            Self::Real(_) => bail!("a real API server cannot {what}: run this at the other rungs"),
+            Self::Emulated(server) => {
+                let faults = server.faults();
+                match state {
+                    ApiState::Held => faults.hold_watches(),
+                    ApiState::Released => faults.release_watches(),
+                    ApiState::Down => faults.connections(Connections::Refuse)?,
+                    ApiState::Cut => {
+                        server.compact();
+                        faults.cut_watches(Cut::Abrupt);
+                        faults.release_watches();
+                    }
+                    ApiState::Up => faults.connections(Connections::Serve)?,
+                }
+                Ok(())
+            }
+            Self::Real(real) => match state {
+                ApiState::Down => real.relay.refuse(),
+                ApiState::Up => real.relay.serve(),
+                ApiState::Cut => real.cluster.compact(),
+                ApiState::Held | ApiState::Released => {
+                    bail!("a real API server holds no watches back: run this at the other rungs")
+                }
+            },
         }
     }
 }
@@ -126,18 +138,21 @@ fn listener(namespace: &Namespace) -> Result<TcpListener> {
 impl RealApi {
     fn apply(&self, mut object: Value) -> Result<()> {
         let kind = Kind::of_object(&object)?;
-        let metadata = object["metadata"].clone();
-        let text = |field: &str| metadata[field].as_str().unwrap_or_default();
-        let (namespace, name) = (text("namespace"), text("name"));
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+        let (namespace, name) = (text("namespace").to_owned(), text("name").to_owned());
         if kind.namespaced {
-            self.cluster.objects().make_namespace(namespace)?;
+            self.cluster.objects().make_namespace(&namespace)?;
         }
-        // The status belongs to the kubelet, or to a controller, and is written after the rest.
+        if kind.plural != "pods" {
+            // What is no tenant's to write is there, however it came.
+            return self.cluster.objects().apply(object).map(drop);
+        }
+        // The status is the kubelet's, and is written after the rest.
         let fields = object.as_object_mut().context("an object is a JSON object")?;
-        let status = if kind.status { fields.remove("status") } else { None };
+        let status = fields.remove("status");
         self.cluster.kubectl_fed(&["apply", "--filename=-"], &object.to_string())?;
         match status {
-            Some(status) => self.patch_status(kind, namespace, name, &status),
+            Some(status) => self.patch_status(kind, &namespace, &name, &status),
             None => Ok(()),
         }
     }

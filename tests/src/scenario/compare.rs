@@ -26,6 +26,8 @@ pub struct Seen {
     pub effect: String,
     /// The extent.
     pub extent: String,
+    /// How far it reaches.
+    pub reach: String,
     /// The attacker in words.
     pub attacker: String,
     /// The victim in words.
@@ -69,6 +71,7 @@ pub fn seen(finding: &Finding) -> (&'static str, Seen) {
         means: charge.means.as_str().to_owned(),
         effect: charge.effect.as_str().to_owned(),
         extent: charge.extent.as_str().to_owned(),
+        reach: charge.reach.scope.as_str().to_owned(),
         attacker: attacker_words(&charge.attacker),
         victim: victim_words(&charge.victim),
         reason: charge.reason.to_string(),
@@ -80,11 +83,18 @@ pub fn seen(finding: &Finding) -> (&'static str, Seen) {
 }
 
 fn attacker_words(attacker: &Attacker) -> String {
-    match (&attacker.pod, &attacker.interface, attacker.gateway) {
-        (Some(pod), ..) => format!("pod {pod}"),
-        (None, _, Some(gateway)) => format!("gateway {gateway}"),
-        (None, Some(interface), None) => format!("interface {interface}"),
-        (None, None, None) => "none".to_owned(),
+    if let Some(pod) = &attacker.pod {
+        format!("pod {pod}")
+    } else if let Some(service) = &attacker.service {
+        format!("service {service}")
+    } else if let Some(node) = &attacker.node {
+        format!("node {node}")
+    } else if let Some(gateway) = attacker.gateway {
+        format!("gateway {gateway}")
+    } else if let Some(interface) = &attacker.interface {
+        format!("interface {interface}")
+    } else {
+        "none".to_owned()
     }
 }
 
@@ -92,6 +102,8 @@ fn victim_words(victim: &Victim) -> String {
     match victim {
         Victim::Pod { key, .. } => format!("pod {key}"),
         Victim::Node(node) => format!("node {node}"),
+        Victim::Service(key) => format!("service {key}"),
+        Victim::Metadata => "metadata".to_owned(),
         Victim::Allowance { namespace, service_account } => {
             format!("service account {namespace}/{service_account}")
         }
@@ -121,13 +133,15 @@ pub fn differences(words: Words<'_>, all: &AllSeen) -> Result<Vec<String>> {
         check("the means", expected.means.as_deref(), &seen.means);
         check("the effect", expected.effect.as_deref(), &seen.effect);
         check("the extent", expected.extent.as_deref(), &seen.extent);
+        check("the reach", expected.reach.as_deref(), &seen.reach);
         check("the attacker", Some(&words.expand(&expected.attacker)?), &seen.attacker);
         check("the victim", Some(&words.expand(&expected.victim)?), &seen.victim);
         let last = if expected.closed { "closed" } else { "open" };
         let is = if seen.states.last() == Some(&"closed") { "closed" } else { "open" };
         check("the finding in the end", Some(last), is);
-        if seen.partial {
-            wrong.push(format!("{key}: it is marked partial"));
+        if seen.partial != expected.partial {
+            let is = if seen.partial { "is" } else { "is not" };
+            wrong.push(format!("{key}: it {is} marked partial"));
         }
         let opened = seen.states.iter().filter(|state| **state == "opened").count();
         if opened != 1 {

@@ -1,22 +1,25 @@
 //! The rung that needs nothing: a scenario in the engine alone, on pretended time.
 
+mod kernel;
 mod world;
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use detector_core::claim::Ipam;
 use detector_core::engine::{Engine, Output};
-use detector_core::observation::{Answer, Node, Observation, What};
-use detector_core::policy::{AllowList, Allowance, Feature};
-use detector_core::route::Prefix;
+use detector_core::observation::{Answer, Node, Observation, Question, Reply, Sense, What};
+use detector_core::policy::{AllowList, Allowance};
 use detector_core::settings::Settings;
 use detector_core::time::BootTime;
 use detector_core::workload::NodeName;
 
 use self::world::World;
+use super::cluster::IpamKind;
 use super::compare::{self, AllSeen};
+use super::ipam;
+use super::step::{ApiState, Step};
 use super::words::Words;
-use super::{ApiState, FeatureState, Step};
 
 /// How long a watch takes to tell of a change.
 const WATCH: Duration = Duration::from_millis(2);
@@ -33,6 +36,19 @@ pub enum StartOrder {
     ClusterFirst,
 }
 
+/// What the API server does.
+enum Api {
+    /// It tells and answers.
+    Up,
+    /// It answers, but holds back what its watches would tell.
+    Held(Vec<Observation>),
+    /// It does neither.
+    Down,
+}
+
+/// What is said where the API server is down.
+const REFUSED: &str = "the API server refuses connections";
+
 /// The engine and the pretended world around it.
 struct Run<'a> {
     words: Words<'a>,
@@ -41,8 +57,7 @@ struct Run<'a> {
     now: BootTime,
     /// What is under way to the engine, in the order of its arrival.
     under_way: Vec<(BootTime, Observation)>,
-    /// What the API's watches hold back.
-    held: Option<Vec<Observation>>,
+    api: Api,
     seen: AllSeen,
 }
 
@@ -51,10 +66,10 @@ pub fn run(words: Words<'_>, order: StartOrder) -> Result<AllSeen> {
     let mut run = Run {
         words,
         engine: Engine::new(settings(words)),
-        world: World::new(words),
+        world: World::new(words)?,
         now: BootTime::from_millis(1_000_000),
         under_way: Vec::new(),
-        held: None,
+        api: Api::Up,
         seen: AllSeen::new(),
     };
     for step in &words.scenario.given {
@@ -82,9 +97,8 @@ impl Run<'_> {
         let mut kernel = vec![What::SnapshotBegin];
         kernel.extend(self.world.dump().into_iter().map(What::SnapshotPart));
         kernel.push(What::SnapshotEnd);
-        let mut cluster = vec![What::AllowList(self.allow_list()?), What::Feature(self.feature())];
-        cluster.push(What::NodesReset(self.nodes()?));
-        cluster.push(What::PodsReset(self.world.local_pods()));
+        let mut cluster = vec![What::AllowList(self.allow_list()?)];
+        cluster.extend(self.cluster()?);
         let all = match order {
             StartOrder::KernelFirst => kernel.into_iter().chain(cluster).collect::<Vec<_>>(),
             StartOrder::ClusterFirst => cluster.into_iter().chain(kernel).collect(),
@@ -99,12 +113,7 @@ impl Run<'_> {
     fn step(&mut self, step: &Step) -> Result<()> {
         match step {
             Step::Wait(duration) => self.pass(*duration),
-            Step::Api(ApiState::Held) => self.held = Some(Vec::new()),
-            Step::Api(ApiState::Released) => {
-                let due = self.now.after(WATCH);
-                let held = self.held.take().unwrap_or_default();
-                self.under_way.extend(held.into_iter().map(|observation| (due, observation)));
-            }
+            Step::Api(state) => self.turn_api(*state)?,
             step => {
                 for what in self.world.apply(step)? {
                     if matches!(what, What::Kernel(_)) {
@@ -112,9 +121,10 @@ impl Run<'_> {
                     } else {
                         let due = self.now.after(WATCH);
                         let observation = Observation { at: due, what };
-                        match &mut self.held {
-                            Some(held) => held.push(observation),
-                            None => self.under_way.push((due, observation)),
+                        match &mut self.api {
+                            Api::Up => self.under_way.push((due, observation)),
+                            Api::Held(held) => held.push(observation),
+                            Api::Down => {}
                         }
                     }
                 }
@@ -122,6 +132,70 @@ impl Run<'_> {
         }
         self.pass(Duration::from_millis(1));
         Ok(())
+    }
+
+    /// All that the cluster's sources tell at first, and when their watches had been cut.
+    fn cluster(&self) -> Result<Vec<What>> {
+        let ipam = match ipam::kind(self.words.scenario) {
+            IpamKind::Calico => Ipam::Calico,
+            IpamKind::Other => Ipam::Other,
+        };
+        Ok(vec![
+            What::Feature(self.world.feature()),
+            What::Felix(self.world.felix()),
+            What::Ipam(ipam),
+            What::Pools(self.world.pools()),
+            What::NodesReset(self.nodes()?),
+            What::ServicesReset(self.world.services()),
+            What::PodsReset(self.world.local_pods()),
+            What::Blind(Sense::Allowances, None),
+        ])
+    }
+
+    fn turn_api(&mut self, state: ApiState) -> Result<()> {
+        let senses = [Sense::Pods, Sense::Nodes, Sense::Feature, Sense::Pools, Sense::Services];
+        let blind = |why: Option<&str>| senses.map(|sense| What::Blind(sense, why.map(Into::into)));
+        let tell = match state {
+            ApiState::Held => {
+                self.api = Api::Held(Vec::new());
+                Vec::new()
+            }
+            ApiState::Released => {
+                let due = self.now.after(WATCH);
+                if let Api::Held(held) = std::mem::replace(&mut self.api, Api::Up) {
+                    self.under_way.extend(held.into_iter().map(|observation| (due, observation)));
+                }
+                Vec::new()
+            }
+            ApiState::Down => {
+                self.api = Api::Down;
+                blind(Some(REFUSED)).to_vec()
+            }
+            ApiState::Up => {
+                self.api = Api::Up;
+                self.cluster()?.into_iter().chain(blind(None)).collect()
+            }
+            ApiState::Cut => {
+                self.api = Api::Up;
+                self.cluster()?
+            }
+        };
+        let due = self.now.after(WATCH);
+        let tell = tell.into_iter().map(|what| (due, Observation { at: due, what }));
+        self.under_way.extend(tell);
+        Ok(())
+    }
+
+    fn answer(&self, question: Question) -> Reply {
+        if matches!(self.api, Api::Down) {
+            return Reply::failed(question, REFUSED.into());
+        }
+        match question {
+            Question::Block(block) => Reply::Block(block, Ok(self.world.block(block))),
+            Question::Claimants(address) => {
+                Reply::Claimants(address, Ok(self.world.claimants(address)))
+            }
+        }
     }
 
     fn observe(&mut self, what: What) {
@@ -160,12 +234,8 @@ impl Run<'_> {
                     compare::add(&mut self.seen, state, seen);
                 }
                 Output::Question(question) => {
-                    let claimants = Ok(self.world.claimants(question.address));
-                    let what = What::Answer(Answer {
-                        address: question.address,
-                        asked: self.now,
-                        claimants,
-                    });
+                    let reply = self.answer(question);
+                    let what = What::Answer(Answer { asked: self.now, reply });
                     let due = self.now.after(ANSWER);
                     self.under_way.push((due, Observation { at: due, what }));
                 }
@@ -177,23 +247,15 @@ impl Run<'_> {
     fn allow_list(&self) -> Result<AllowList> {
         let mut entries = Vec::new();
         for entry in &self.words.scenario.allow {
-            let cidr = self.words.expand(&entry.cidr)?;
-            let (address, length) = cidr.split_once('/').context("an allowed CIDR has a length")?;
             entries.push(Allowance {
-                cidr: Prefix::new(address.parse()?, length.parse()?).context("a CIDR")?,
+                cidr: self.words.prefix(&entry.cidr)?,
                 namespace: entry.namespace.as_str().into(),
                 service_account: entry.service_account.as_str().into(),
+                origin: "configuration".into(),
+                reason: None,
             });
         }
         Ok(AllowList::new(entries))
-    }
-
-    fn feature(&self) -> Feature {
-        let by = "FelixConfiguration default".into();
-        match self.words.scenario.feature {
-            FeatureState::Enabled => Feature::Enabled { by },
-            FeatureState::Absent | FeatureState::Disabled => Feature::Disabled { by },
-        }
     }
 
     fn nodes(&self) -> Result<Vec<Node>> {
@@ -203,6 +265,7 @@ impl Run<'_> {
             nodes.push(Node {
                 name: NodeName(name.as_str().into()),
                 addresses: addresses.collect::<Result<_>>()?,
+                pod_prefixes: self.words.pod_prefixes(name)?,
             });
         }
         Ok(nodes)

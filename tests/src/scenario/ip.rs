@@ -243,6 +243,7 @@ fn protocol(text: &str) -> Result<u8> {
         "kernel" => 2,
         "boot" => 3,
         "static" => 4,
+        "ra" => 9,
         "bird" => 12,
         number => number.parse()?,
     })

@@ -3,6 +3,10 @@
 //! in another namespace, `ip` makes the routes as Felix would, and the API server is the emulator
 //! or a real one ([`api`](super::api)).
 
+mod config;
+mod hear;
+mod objects;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,11 +14,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use self::hear::hear;
 use super::api::Api;
-use super::compare::{self, AllSeen, Seen};
+use super::compare::AllSeen;
+use super::ipam::{Changed, Ipam};
+use super::step::{FelixStep, PodStep, Step};
 use super::words::{Words, interface, pod_key};
-use super::{ApiState, FeatureState, PodStep, Step, UPLINK};
-use crate::agent::{Agent, Heard, MemoryFile};
+use super::{UPLINK, flood, pod};
+use crate::agent::{Agent, MemoryFile};
 use crate::cluster::Cluster;
 use crate::netns::Namespace;
 
@@ -27,11 +34,13 @@ const CANARY: &str = "calicanary00000";
 const CANARY_ROUTE: &str = "198.51.100.0/24";
 
 /// A node with an agent, pods, and an API server.
-pub struct Node {
+pub struct Node<'a> {
     namespace: Namespace,
     far: Namespace,
     api: Api,
     pods: BTreeSet<String>,
+    ipam: Ipam<'a>,
+    felix: FelixStep,
     peers: u32,
 }
 
@@ -49,7 +58,7 @@ pub fn run_in_cluster(
     play(Node::in_cluster(words, cluster)?, words, route_source)
 }
 
-fn play(mut node: Node, words: Words<'_>, route_source: &str) -> Result<AllSeen> {
+fn play(mut node: Node<'_>, words: Words<'_>, route_source: &str) -> Result<AllSeen> {
     for step in &words.scenario.given {
         node.step(words, step).with_context(|| format!("given: {step:?}"))?;
     }
@@ -64,73 +73,49 @@ fn play(mut node: Node, words: Words<'_>, route_source: &str) -> Result<AllSeen>
     Ok(all)
 }
 
-fn configuration(words: Words<'_>, more: &Value) -> Result<String> {
-    let scenario = words.scenario;
-    let allow = scenario
-        .allow
-        .iter()
-        .map(|entry| {
-            Ok(json!({
-                "cidr": words.expand(&entry.cidr)?,
-                "namespace": entry.namespace,
-                "serviceAccount": entry.service_account,
-            }))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let timing = scenario.settings;
-    let grace: serde_json::Map<String, Value> =
-        [("newborn", timing.newborn), ("settle", timing.settle), ("remote", timing.remote)]
-            .into_iter()
-            .filter_map(|(key, grace)| {
-                Some((key.to_owned(), json!(format!("{}ms", grace?.as_millis()))))
-            })
-            .collect();
-    let mut all = json!({ "grace": grace, "floatingIPs": { "allow": allow } });
-    for (key, value) in more.as_object().into_iter().flatten() {
-        all[key] = value.clone();
-    }
-    // JSON is YAML.
-    Ok(all.to_string())
-}
-
-impl Node {
+impl<'a> Node<'a> {
     /// A node without an agent, and an emulated API server.
-    pub fn new(words: Words<'_>) -> Result<Self> {
+    pub fn new(words: Words<'a>) -> Result<Self> {
         Self::with(words, Api::emulated)
     }
 
     /// A node without an agent, of a cluster that is emptied for it.
-    pub fn in_cluster(words: Words<'_>, cluster: Arc<Cluster>) -> Result<Self> {
+    pub fn in_cluster(words: Words<'a>, cluster: Arc<Cluster>) -> Result<Self> {
         Self::with(words, |namespace| Api::real(cluster, namespace))
     }
 
-    fn with(words: Words<'_>, api: impl FnOnce(&Namespace) -> Result<Api>) -> Result<Self> {
+    fn with(words: Words<'a>, api: impl FnOnce(&Namespace) -> Result<Api>) -> Result<Self> {
         let namespace = Namespace::new()?;
         let far = Namespace::new()?;
         namespace.ip(&format!("link add {UPLINK} type bridge"))?;
         namespace.ip(&format!("link set {UPLINK} up"))?;
         let api = api(&namespace)?;
-        for (name, addresses) in &words.scenario.nodes {
-            let addresses = addresses
-                .iter()
-                .map(|name| Ok(json!({"type": "InternalIP", "address": words.address(name)?})))
-                .collect::<Result<Vec<_>>>()?;
-            api.apply(json!({
-                "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
-                "status": {"addresses": addresses},
-            }))?;
+        let scenario = words.scenario;
+        let mut node = Self {
+            namespace,
+            far,
+            api,
+            pods: BTreeSet::new(),
+            ipam: Ipam::new(words)?,
+            felix: FelixStep {
+                version: scenario.calico_version.clone(),
+                spoofing: Some(scenario.spoofing),
+                bypass: scenario.bypass,
+                feature: Some(scenario.feature),
+            },
+            peers: 0,
+        };
+        for (name, addresses) in &scenario.nodes {
+            node.apply(objects::node(words, name, addresses)?)?;
         }
-        let mut spec = json!({});
-        match words.scenario.feature {
-            FeatureState::Absent => {}
-            FeatureState::Enabled => spec["floatingIPs"] = json!("Enabled"),
-            FeatureState::Disabled => spec["floatingIPs"] = json!("Disabled"),
+        for pool in node.ipam.pools() {
+            node.apply(objects::pool(pool))?;
         }
-        api.apply(json!({
-            "apiVersion": "crd.projectcalico.org/v1", "kind": "FelixConfiguration",
-            "metadata": {"name": "default"}, "spec": spec,
-        }))?;
-        Ok(Self { namespace, far, api, pods: BTreeSet::new(), peers: 0 })
+        for entry in &scenario.services {
+            node.apply(objects::service(words, entry)?)?;
+        }
+        node.settings(&FelixStep::default())?;
+        Ok(node)
     }
 
     /// The network namespace that stands for the node.
@@ -151,7 +136,7 @@ impl Node {
         more: &Value,
     ) -> Result<Agent> {
         let kubeconfig = MemoryFile::new(&self.api.kubeconfig())?;
-        let config = MemoryFile::new(&configuration(words, more)?)?;
+        let config = MemoryFile::new(&config::configuration(words, more)?)?;
         let mut agent = Agent::start(
             &self.namespace,
             &[
@@ -167,6 +152,7 @@ impl Node {
                 "json",
             ],
         )?;
+        agent.keep([kubeconfig, config]);
         agent.wait_until_ready()?;
         Ok(agent)
     }
@@ -176,11 +162,11 @@ impl Node {
         match step {
             Step::Pod(pod) => self.pod(words, pod),
             Step::Annotate(step) => {
-                let annotations = annotations(words, &step.annotations)?;
+                let annotations = objects::annotations(words, &step.annotations)?;
                 self.patch(&step.pod, &json!({"metadata": {"annotations": annotations}}))
             }
             Step::Status(step) => {
-                let status = addresses(words, &step.addresses)?;
+                let status = objects::status(words, &step.addresses)?;
                 self.patch(&step.pod, &json!({"status": status}))
             }
             Step::Terminate(pod) => {
@@ -191,8 +177,23 @@ impl Node {
                 let key = pod_key(pod)?;
                 self.api.remove("pods", key.namespace(), key.name())?;
                 self.pods.remove(pod);
-                Ok(())
+                let changed = self.ipam.forget(&key);
+                self.blocks(&changed)
             }
+            Step::Allocate(step) => {
+                let changed = self.ipam.allocate(step)?;
+                self.blocks(&changed)
+            }
+            Step::Release(name) => {
+                let changed = self.ipam.release(name)?;
+                self.blocks(&changed)
+            }
+            Step::Service(entry) => self.apply(objects::service(words, entry)?),
+            Step::ServiceGone(name) => {
+                let (namespace, name) = name.split_once('/').context("a Service")?;
+                self.api.remove("services", namespace, name)
+            }
+            Step::Felix(step) => self.settings(step),
             Step::Link(pod) => self.link(&interface(pod)?),
             Step::Unlink(pod) => self.namespace.ip(&format!("link del {}", interface(pod)?)),
             Step::Ip(arguments) => {
@@ -200,41 +201,45 @@ impl Node {
                 let family = if words.family == super::Family::Ipv4 { "-4" } else { "-6" };
                 self.namespace.ip(&format!("{family} {arguments}"))
             }
+            Step::Flood(step) => {
+                let amid = step.amid.as_deref().map(|text| words.expand(text)).transpose()?;
+                let commands = flood::commands(words.family, step, amid.as_deref());
+                self.namespace.ip_batch(words.family == super::Family::Ipv6, &commands)
+            }
             Step::Wait(duration) => {
                 std::thread::sleep(*duration);
                 Ok(())
             }
-            Step::Api(ApiState::Held) => self.api.hold_watches(),
-            Step::Api(ApiState::Released) => self.api.release_watches(),
+            Step::Api(state) => self.api.turn(*state),
             Step::Say(_) => Ok(()),
         }
     }
 
     fn pod(&mut self, words: Words<'_>, step: &PodStep) -> Result<()> {
+        // In the order of Calico: IPAM's record, the interface with its routes, then the API.
+        let changed = self.ipam.pod(step)?;
+        self.blocks(&changed)?;
         let key = pod_key(&step.name)?;
         let node = step.node.as_deref().unwrap_or(&words.scenario.node);
+        let addresses = step.addresses.iter().map(|name| words.address(name));
+        let addresses = addresses.collect::<Result<Vec<_>>>()?;
         if *node == *words.scenario.node && step.wired && !step.host_network {
             let name = interface(&step.name)?;
             self.link(&name)?;
-            for address in &step.addresses {
-                let prefix = words.expand(&format!("${{{address}/host}}"))?;
-                self.namespace.ip(&format!("route add {prefix} dev {name} scope link proto 3"))?;
+            for address in &addresses {
+                let (flag, length) = if address.is_ipv4() { ("-4", 32) } else { ("-6", 128) };
+                self.namespace.ip(&format!(
+                    "{flag} route add {address}/{length} dev {name} scope link proto 3"
+                ))?;
             }
         }
-        let mut status = addresses(words, &step.addresses)?;
+        let mut annotations = pod::written_by_cni(&key, &addresses);
+        annotations.extend(step.annotations.clone());
+        let annotations = objects::annotations(words, &annotations)?;
+        let mut status = objects::status(words, &step.addresses)?;
         status["phase"] = json!(step.phase);
-        let mut annotations = annotations(words, &step.annotations)?;
-        if let Some(first) = step.addresses.first() {
-            let cni = |name: &str| format!("cni.projectcalico.org/{name}");
-            let prefix = words.expand(&format!("${{{first}/host}}"))?;
-            annotations.entry(cni("podIP")).or_insert_with(|| json!(prefix));
-            annotations.entry(cni("podIPs")).or_insert_with(|| json!(prefix));
-            annotations
-                .entry(cni("containerID"))
-                .or_insert_with(|| json!(format!("sandbox of {key}")));
-        }
         if self.pods.insert(step.name.clone()) {
-            self.api.apply(json!({
+            return self.apply(json!({
                 "apiVersion": "v1", "kind": "Pod",
                 "metadata": {
                     "namespace": key.namespace(), "name": key.name(), "annotations": annotations,
@@ -246,17 +251,36 @@ impl Node {
                     "containers": [{"name": "main", "image": "example"}],
                 },
                 "status": status,
-            }))?;
-            return Ok(());
+            }));
         }
         self.patch(&step.name, &json!({"metadata": {"annotations": annotations}, "status": status}))
+    }
+
+    fn apply(&self, object: Value) -> Result<()> {
+        self.api.apply(object)
+    }
+
+    /// Writes the blocks that changed.
+    fn blocks(&self, changed: &Changed) -> Result<()> {
+        for block in changed.iter().filter_map(|cidr| self.ipam.block(*cidr)) {
+            self.apply(objects::block(&block))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the settings of Felix and the CNI plugin, with what changes in them.
+    fn settings(&mut self, change: &FelixStep) -> Result<()> {
+        self.felix.change(change);
+        for object in objects::settings(&self.felix) {
+            self.apply(object)?;
+        }
+        Ok(())
     }
 
     fn patch(&self, pod: &str, patch: &Value) -> Result<()> {
         let key = pod_key(pod)?;
         ensure!(self.pods.contains(pod), "no pod {pod}");
-        self.api.patch("pods", key.namespace(), key.name(), patch)?;
-        Ok(())
+        self.api.patch("pods", key.namespace(), key.name(), patch)
     }
 
     /// An interface as the CNI plugin makes it: its far end is in the pod's namespace.
@@ -306,87 +330,4 @@ fn wait_for_expected(words: Words<'_>, agent: &Agent, all: &mut AllSeen) -> Resu
         }
     }
     Ok(())
-}
-
-fn addresses(words: Words<'_>, names: &[String]) -> Result<Value> {
-    let addresses: Vec<String> =
-        names.iter().map(|name| Ok(words.address(name)?.to_string())).collect::<Result<_>>()?;
-    let all: Vec<Value> = addresses.iter().map(|address| json!({"ip": address})).collect();
-    Ok(match addresses.first() {
-        Some(first) => json!({"podIP": first, "podIPs": all}),
-        None => json!({}),
-    })
-}
-
-fn annotations(
-    words: Words<'_>,
-    annotations: &std::collections::BTreeMap<String, String>,
-) -> Result<serde_json::Map<String, Value>> {
-    annotations
-        .iter()
-        .map(|(name, value)| {
-            let value = match value.as_str() {
-                "" => Value::Null,
-                value => json!(words.expand(value)?),
-            };
-            Ok((format!("cni.projectcalico.org/{name}"), value))
-        })
-        .collect()
-}
-
-/// Takes a line of the agent into the common form.
-fn hear(all: &mut AllSeen, heard: &Heard) -> Result<()> {
-    let finding = &heard.finding;
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    ensure!(finding["schema"] == "detector.finding/v1", "not a finding: {finding}");
-    let began = finding["bootTime"]["began"].as_u64().context("a finding began")?;
-    let state = match finding["state"].as_str() {
-        Some("opened") => "opened",
-        Some("updated") => "updated",
-        Some("closed") => "closed",
-        other => anyhow::bail!("not a state: {other:?}"),
-    };
-    let seen = Seen {
-        key: text(&finding["key"]),
-        states: Vec::new(),
-        verdict: text(&finding["verdict"]),
-        severity: text(&finding["severity"]),
-        means: text(&finding["means"]),
-        effect: text(&finding["effect"]),
-        extent: text(&finding["extent"]),
-        attacker: attacker(&finding["attacker"]),
-        victim: victim(&finding["victim"]),
-        reason: text(&finding["reason"]),
-        evidence: finding["evidence"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|evidence| text(&evidence["text"]))
-            .collect(),
-        partial: finding["partial"] == true,
-        latency: Duration::from_nanos(heard.at.as_nanos().saturating_sub(began)),
-    };
-    compare::add(all, state, seen);
-    Ok(())
-}
-
-fn attacker(value: &Value) -> String {
-    let part = |name: &str| value[name].as_str();
-    match (part("pod"), part("gateway"), part("interface")) {
-        (Some(pod), ..) => format!("pod {}/{pod}", part("namespace").unwrap_or_default()),
-        (None, Some(gateway), _) => format!("gateway {gateway}"),
-        (None, None, Some(interface)) => format!("interface {interface}"),
-        (None, None, None) => "none".to_owned(),
-    }
-}
-
-fn victim(value: &Value) -> String {
-    let part = |name: &str| value[name].as_str().unwrap_or_default();
-    match part("kind") {
-        "pod" => format!("pod {}/{}", part("namespace"), part("name")),
-        "node" => format!("node {}", part("name")),
-        "serviceAccount" => format!("service account {}/{}", part("namespace"), part("name")),
-        "prefix" => format!("everyone in {}", part("name")),
-        other => other.to_owned(),
-    }
 }

@@ -3,12 +3,14 @@
 //! | word | stands for |
 //! |---|---|
 //! | `${victim}` | the address of that name, in the family that is run |
+//! | `${victim@ipv6}` | the same in this family, whichever is run |
+//! | `${victim+7}` | the seventh address after it |
 //! | `${victim/host}` | the same as a prefix of one address |
 //! | `${victim/-all}` | the prefix of all addresses |
 //! | `${victim/-2}` | the prefix around it that is two bits wider than one address |
 //! | `${dev ns/name}` | the interface that Calico gives to that pod |
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result, bail};
 use detector_core::route::Prefix;
@@ -27,17 +29,49 @@ pub struct Words<'a> {
 
 impl Words<'_> {
     /// The address of a name.
-    pub fn address(&self, name: &str) -> Result<IpAddr> {
+    pub fn address(&self, word: &str) -> Result<IpAddr> {
+        let (rest, family) = match word.split_once('@') {
+            None => (word, self.family),
+            Some((rest, "ipv4")) => (rest, Family::Ipv4),
+            Some((rest, "ipv6")) => (rest, Family::Ipv6),
+            Some(_) => bail!("{word:?}: after @ comes ipv4 or ipv6"),
+        };
+        let (name, further) = match rest.split_once('+') {
+            None => (rest, 0),
+            Some((name, number)) => {
+                (name, number.parse().with_context(|| format!("{word:?}: after + comes a number"))?)
+            }
+        };
         let (ipv4, ipv6) = self
             .scenario
             .addresses
             .get(name)
             .with_context(|| format!("no address is called {name:?}: add it to `addresses`"))?;
-        let text = match self.family {
-            Family::Ipv4 => ipv4,
-            Family::Ipv6 => ipv6,
+        let sum = match family {
+            Family::Ipv4 => {
+                let first = u32::from(ipv4.parse::<Ipv4Addr>()?);
+                first.checked_add(further).map(|sum| Ipv4Addr::from(sum).into())
+            }
+            Family::Ipv6 => {
+                let first = u128::from(ipv6.parse::<Ipv6Addr>()?);
+                first.checked_add(further.into()).map(|sum| Ipv6Addr::from(sum).into())
+            }
         };
-        Ok(text.parse()?)
+        sum.with_context(|| format!("{word:?} is beyond all addresses"))
+    }
+
+    /// The prefix that a text with words in it is.
+    pub fn prefix(&self, text: &str) -> Result<Prefix> {
+        let text = self.expand(text)?;
+        let (address, length) = text.split_once('/').context("a prefix has a length")?;
+        Prefix::new(address.parse()?, length.parse()?)
+            .with_context(|| format!("{text:?} is no prefix"))
+    }
+
+    /// The ranges that a node has for its pods, of both families.
+    pub fn pod_prefixes(&self, node: &str) -> Result<Vec<Prefix>> {
+        let ranges = self.scenario.pod_cidrs.get(node);
+        ranges.into_iter().flat_map(|(v4, v6)| [v4, v6]).map(|text| self.prefix(text)).collect()
     }
 
     /// The text with all its words replaced.

@@ -1,25 +1,46 @@
 //! What the cluster answered, and what it is still being asked.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::observation::Answer;
+use crate::claim::{Allocation, Block};
+use crate::observation::{Answer, Question, Reply};
+use crate::route::Prefix;
 use crate::time::BootTime;
 use crate::workload::{NodeName, Pod, PodKey};
 
-/// Answers that are kept; the oldest goes first. One is some 200 bytes.
-const CAP: usize = 4_096;
+/// Answers about single addresses that are kept; the oldest goes first. One is some 200 bytes.
+const CLAIMANTS_CAP: usize = 4_096;
+
+/// Blocks that are kept; the oldest goes first. A full block of 64 addresses is some 8 KiB.
+const BLOCKS_CAP: usize = 256;
+
+/// Addresses whose record changed lately that are kept before the old ones go.
+const CHANGES_CAP: usize = 4_096;
+
+/// Readings of one block whose times are kept, and how far they are apart at least: together they
+/// reach back further than any grace.
+const READINGS: usize = 32;
+const SPACING: Duration = Duration::from_secs(2);
 
 /// How old an answer may be that says whose an address is, if the route is newer than it.
-const REUSE: Duration = Duration::from_secs(10);
+pub(crate) const REUSE: Duration = Duration::from_secs(10);
 
 /// How old an answer may be before it is asked for again while something still rests on it.
 pub(crate) const REVIEW: Duration = Duration::from_mins(1);
 
-/// The least time between two questions about one address, so that a flapping route asks no more
-/// of the API server than a quiet one.
-pub(crate) const PACE: Duration = Duration::from_secs(1);
+/// The same where nobody has anything against it but that the answer is old: a pod's own address.
+pub(crate) const RARELY: Duration = Duration::from_mins(10);
+
+/// The same where a wrong is known but not whose it is: the owner may come any moment.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// How far apart two questions about one thing are in the long run, so that a flapping route asks no
+/// more of the API server than a quiet one; and how many may come at once before that.
+const PACE: Duration = Duration::from_secs(1);
+const BURST: u32 = 5;
 
 /// How long nobody is asked again after a question failed.
 pub(crate) const RETRY: Duration = Duration::from_secs(5);
@@ -34,120 +55,282 @@ pub(crate) struct Claimant {
 }
 
 /// What is known from questions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Answers {
-    known: HashMap<IpAddr, Known>,
-    order: VecDeque<(BootTime, IpAddr)>,
-    in_flight: HashMap<IpAddr, BootTime>,
+    /// IPAM's blocks; `None` where there is no such block.
+    pub(crate) blocks: Book<Prefix, Option<Block>>,
+    /// Since when the record of an address has been what it is, where it changed under our eyes.
+    changed: HashMap<IpAddr, BootTime>,
+    /// Who may own an address: pods that run.
+    pub(crate) claimants: Book<IpAddr, Vec<Claimant>>,
+}
+
+/// Answers to one kind of question.
+#[derive(Debug)]
+pub(crate) struct Book<K, V> {
+    cap: usize,
+    known: HashMap<K, Known<V>>,
+    /// When answers were asked for lately, in order.
+    readings: HashMap<K, VecDeque<BootTime>>,
+    order: VecDeque<(BootTime, K)>,
+    in_flight: HashMap<K, BootTime>,
 }
 
 /// One answer.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct Known<V> {
     pub(crate) asked: BootTime,
-    /// Who may own the address: pods that run, or why nobody could say.
-    pub(crate) claimants: Result<Vec<Claimant>, Box<str>>,
+    /// What was answered, or why nobody could say.
+    pub(crate) said: Result<V, Box<str>>,
+    /// When all questions so far would have been asked, had each kept to the pace.
+    paced: BootTime,
+    /// Why it could not be asked again, and when that was tried.
+    pub(crate) failed: Option<(BootTime, Box<str>)>,
 }
 
 /// How far an answer serves.
 #[derive(Debug)]
-pub(crate) enum Reading<'a> {
+pub(crate) enum Reading<'a, V> {
     /// It serves, until the given time.
-    Good(&'a Known, BootTime),
+    Good(&'a Known<V>, BootTime),
     /// It serves for now, but ask again.
-    Stale(&'a Known),
+    Stale(&'a Known<V>),
     /// A question is under way; it is given up at the given time.
     Asked(BootTime),
+    /// It was asked for what would serve, but nobody could say; ask again at the given time.
+    Failed { why: &'a str, tried: BootTime, again: BootTime },
     /// Nothing that serves is known: ask, but not before the given time.
     Unasked(BootTime),
 }
 
+/// For what an answer has to serve.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Need {
+    /// What was asked at this time or later serves.
+    pub(crate) since: BootTime,
+    /// Now.
+    pub(crate) now: BootTime,
+    /// How long a question may be under way.
+    pub(crate) patience: Duration,
+    /// How old an answer may get before it is asked for again.
+    pub(crate) review: Duration,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self {
+            blocks: Book::new(BLOCKS_CAP),
+            changed: HashMap::new(),
+            claimants: Book::new(CLAIMANTS_CAP),
+        }
+    }
+}
+
 impl Answers {
     pub(crate) fn len(&self) -> usize {
-        self.known.len()
+        self.blocks.known.len() + self.claimants.known.len()
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.len()
+        self.blocks.in_flight.len() + self.claimants.in_flight.len()
     }
 
-    /// What is known of `address` for a route that stands since `since`.
-    pub(crate) fn read(
-        &self,
-        address: IpAddr,
-        since: BootTime,
-        now: BootTime,
-        patience: Duration,
-    ) -> Reading<'_> {
-        let known = self.known.get(&address);
-        if let Some(known) = known {
-            let age = now.since(known.asked);
-            let serves_for = if known.claimants.is_ok() { REVIEW } else { RETRY };
-            let owned = known.claimants.as_ref().is_ok_and(|claimants| !claimants.is_empty());
-            if known.asked >= since || (owned && age <= REUSE) {
-                return match self.in_flight.get(&address) {
-                    None if age >= serves_for => Reading::Stale(known),
-                    Some(asked) => Reading::Good(known, asked.after(patience)),
-                    None => Reading::Good(known, known.asked.after(serves_for)),
-                };
-            }
+    /// Notes that a question was sent; false where it is under way.
+    pub(crate) fn ask(&mut self, question: Question, now: BootTime) -> bool {
+        match question {
+            Question::Block(block) => self.blocks.ask(block, now),
+            Question::Claimants(address) => self.claimants.ask(address, now),
         }
-        match (self.in_flight.get(&address), known) {
-            (Some(asked), _) => Reading::Asked(asked.after(patience)),
-            (None, Some(known)) => Reading::Unasked(known.asked.after(PACE)),
-            (None, None) => Reading::Unasked(now),
-        }
-    }
-
-    /// When the question was sent whose answer is known.
-    pub(crate) fn asked(&self, address: IpAddr) -> Option<BootTime> {
-        self.known.get(&address).map(|known| known.asked)
-    }
-
-    /// Notes that a question was sent; false where one is under way.
-    pub(crate) fn ask(&mut self, address: IpAddr, now: BootTime) -> bool {
-        let new = !self.in_flight.contains_key(&address);
-        if new {
-            self.in_flight.insert(address, now);
-        }
-        new
     }
 
     /// Gives up on a question that was sent too long ago; true where there was one.
-    pub(crate) fn give_up(&mut self, address: IpAddr, now: BootTime, patience: Duration) -> bool {
-        let late = self.in_flight.get(&address).is_some_and(|asked| now >= asked.after(patience));
-        if late && let Some(asked) = self.in_flight.remove(&address) {
-            let why = format!("no answer within {patience:?}").into();
-            self.keep(address, Known { asked, claimants: Err(why) });
+    pub(crate) fn give_up(&mut self, question: Question, now: BootTime, after: Duration) -> bool {
+        match question {
+            Question::Block(block) => self.blocks.give_up(block, now, after),
+            Question::Claimants(address) => self.claimants.give_up(address, now, after),
         }
-        late
+    }
+
+    /// Since when, at the latest, the record of the address has said what it said at `asked`: the
+    /// first of the readings since `since` that said so.
+    pub(crate) fn recorded_since(
+        &self,
+        block: Prefix,
+        address: IpAddr,
+        asked: BootTime,
+        since: BootTime,
+    ) -> BootTime {
+        let since = self.changed.get(&address).map_or(since, |changed| since.max(*changed));
+        let readings = self.blocks.readings.get(&block);
+        readings.into_iter().flatten().copied().find(|at| *at >= since).unwrap_or(asked)
+    }
+
+    fn note_changes(
+        &mut self,
+        block: Prefix,
+        asked: BootTime,
+        said: &Result<Option<Block>, Box<str>>,
+    ) {
+        let Ok(new) = said else { return };
+        let Some(Known { asked: before, said: Ok(old), .. }) = self.blocks.known.get(&block) else {
+            return;
+        };
+        if *before > asked {
+            return;
+        }
+        let allocations = |block: &Option<Block>| {
+            block.as_ref().map(|block| block.allocations.clone()).unwrap_or_default()
+        };
+        let (old, new) = (allocations(old), allocations(new));
+        let same = |all: &[(IpAddr, Allocation)], one: &(IpAddr, Allocation)| {
+            all.binary_search_by(|(address, _)| address.cmp(&one.0)).is_ok_and(|at| all[at] == *one)
+        };
+        let gone = old.iter().filter(|one| !same(&new, one));
+        let came = new.iter().filter(|one| !same(&old, one));
+        for (address, _) in gone.chain(came) {
+            if self.changed.len() >= CHANGES_CAP {
+                // What changed long ago is no news to anybody.
+                self.changed.retain(|_, at| asked.since(*at) < REVIEW);
+            }
+            self.changed.insert(*address, asked);
+        }
     }
 
     /// Takes an answer; one that is older than what is known is dropped.
     pub(crate) fn apply(&mut self, answer: Answer) {
-        let Answer { address, asked, claimants } = answer;
-        if self.in_flight.get(&address).is_some_and(|sent| *sent <= asked) {
-            self.in_flight.remove(&address);
+        let Answer { asked, reply } = answer;
+        match reply {
+            Reply::Block(block, said) => {
+                self.note_changes(block, asked, &said);
+                self.blocks.apply(block, asked, said);
+            }
+            Reply::Claimants(address, pods) => {
+                let said = pods.map(|pods| {
+                    let mut owners: Vec<Claimant> = pods.iter().filter_map(Claimant::of).collect();
+                    owners.sort_by(|a, b| a.key.cmp(&b.key));
+                    owners
+                });
+                self.claimants.apply(address, asked, said);
+            }
         }
-        if self.known.get(&address).is_some_and(|known| known.asked > asked) {
-            return;
+    }
+}
+
+impl<V> Known<V> {
+    /// When it may be asked for again.
+    fn next(&self) -> BootTime {
+        self.paced.before(PACE * (BURST - 1))
+    }
+}
+
+impl<K: Copy + Eq + Hash, V> Book<K, V> {
+    fn new(cap: usize) -> Self {
+        Self {
+            cap,
+            known: HashMap::new(),
+            readings: HashMap::new(),
+            order: VecDeque::new(),
+            in_flight: HashMap::new(),
         }
-        let claimants = claimants.map(|pods| {
-            let mut owners: Vec<Claimant> = pods.iter().filter_map(Claimant::of).collect();
-            owners.sort_by(|a, b| a.key.cmp(&b.key));
-            owners
-        });
-        self.keep(address, Known { asked, claimants });
     }
 
-    fn keep(&mut self, address: IpAddr, known: Known) {
-        self.order.push_back((known.asked, address));
-        self.known.insert(address, known);
-        while self.order.len() > CAP {
-            if let Some((asked, address)) = self.order.pop_front()
-                && self.known.get(&address).is_some_and(|known| known.asked == asked)
+    /// What is known that serves. An answer that is older than what it has to serve for may serve
+    /// up to the age of `reuse`, if `reusable` says so.
+    pub(crate) fn read(
+        &self,
+        key: K,
+        need: Need,
+        reuse: Duration,
+        reusable: impl FnOnce(&V) -> bool,
+    ) -> Reading<'_, V> {
+        let Need { since, now, patience, review } = need;
+        let in_flight = self.in_flight.get(&key).map(|asked| asked.after(patience));
+        let Some(known) = self.known.get(&key) else {
+            return in_flight.map_or(Reading::Unasked(now), Reading::Asked);
+        };
+        let age = now.since(known.asked);
+        let serves_for = if known.said.is_ok() { review } else { RETRY };
+        if known.asked >= since || (age <= reuse && known.said.as_ref().is_ok_and(reusable)) {
+            let mut again = known.asked.after(serves_for);
+            if let Some((tried, _)) = &known.failed {
+                again = again.max(tried.after(RETRY));
+            }
+            return match in_flight {
+                Some(until) => Reading::Good(known, until),
+                None if again <= now => Reading::Stale(known),
+                None => Reading::Good(known, again),
+            };
+        }
+        match (in_flight, &known.failed) {
+            (Some(until), _) => Reading::Asked(until),
+            (None, Some((tried, why))) if *tried >= since && now < tried.after(RETRY) => {
+                Reading::Failed { why, tried: *tried, again: tried.after(RETRY) }
+            }
+            (None, _) => Reading::Unasked(known.next()),
+        }
+    }
+
+    /// The answer that is known, however old.
+    pub(crate) fn known(&self, key: K) -> Option<&Known<V>> {
+        self.known.get(&key)
+    }
+
+    fn ask(&mut self, key: K, now: BootTime) -> bool {
+        let new = !self.in_flight.contains_key(&key);
+        if new {
+            self.in_flight.insert(key, now);
+        }
+        new
+    }
+
+    fn give_up(&mut self, key: K, now: BootTime, patience: Duration) -> bool {
+        let late = self.in_flight.get(&key).is_some_and(|asked| now >= asked.after(patience));
+        if late && let Some(asked) = self.in_flight.remove(&key) {
+            let why = format!("no answer within {patience:?}").into();
+            self.fail(key, asked, why);
+        }
+        late
+    }
+
+    fn apply(&mut self, key: K, asked: BootTime, said: Result<V, Box<str>>) {
+        if self.in_flight.get(&key).is_some_and(|sent| *sent <= asked) {
+            self.in_flight.remove(&key);
+        }
+        match said {
+            Err(why) => self.fail(key, asked, why),
+            Ok(_) if self.known.get(&key).is_some_and(|known| known.asked > asked) => {}
+            said => self.keep(key, asked, said),
+        }
+    }
+
+    /// What was said before stays said, until it is asked for what is newer.
+    fn fail(&mut self, key: K, asked: BootTime, why: Box<str>) {
+        match self.known.get_mut(&key) {
+            Some(known) if known.said.is_ok() => known.failed = Some((asked, why)),
+            _ => self.keep(key, asked, Err(why)),
+        }
+    }
+
+    fn keep(&mut self, key: K, asked: BootTime, said: Result<V, Box<str>>) {
+        let paced = self.known.get(&key).map_or(asked, |known| known.paced.max(asked)).after(PACE);
+        let known = Known { asked, said, paced, failed: None };
+        self.order.push_back((known.asked, key));
+        if known.said.is_ok() {
+            let readings = self.readings.entry(key).or_default();
+            if readings.back().is_none_or(|last| known.asked.since(*last) >= SPACING) {
+                if readings.len() == READINGS {
+                    readings.pop_front();
+                }
+                readings.push_back(known.asked);
+            }
+        }
+        self.known.insert(key, known);
+        while self.order.len() > self.cap {
+            if let Some((asked, key)) = self.order.pop_front()
+                && self.known.get(&key).is_some_and(|known| known.asked == asked)
             {
-                self.known.remove(&address);
+                self.known.remove(&key);
+                self.readings.remove(&key);
             }
         }
     }

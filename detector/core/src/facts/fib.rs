@@ -61,6 +61,11 @@ impl Fib {
         self.by_interface.get(&index).into_iter().flatten().copied().collect()
     }
 
+    /// All prefixes of one address, by whatever interface.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = (Prefix, IpAddr)> {
+        self.routes.keys().filter_map(|prefix| Some((*prefix, prefix.host_address()?)))
+    }
+
     pub(crate) fn on_nexthop(&self, id: NextHopId) -> Vec<Prefix> {
         self.by_nexthop.get(&id).into_iter().flatten().copied().collect()
     }

@@ -3,13 +3,17 @@
 use std::net::IpAddr;
 
 use super::{Judge, Leg};
+use crate::claim::{Ipam, Spread};
 use crate::facts::Identity;
 use crate::facts::links::KnownLink;
 use crate::facts::pods::LocalPod;
 use crate::finding::{
-    Attacker, Certainty, Charge, Effect, Evidence, Extent, Means, Severity, Victim, Witness,
+    Attacker, Certainty, Charge, Effect, Evidence, Extent, Means, Reach, Scope, Severity, Victim,
+    Witness,
 };
 use crate::policy::Feature;
+use crate::route::{NextHop, Prefix};
+use crate::workload::NodeName;
 
 impl Judge<'_> {
     /// A charge against a leg, with what the kernel says of it; the caller adds the rest.
@@ -47,8 +51,43 @@ impl Judge<'_> {
             attacker: self.attacker_of_leg(leg),
             victim,
             reason: Box::default(),
+            reach: self.reach(route.prefix, leg.hop),
             evidence,
-            missing: self.facts.missing(),
+            missing: self.missing(),
+        }
+    }
+
+    /// Which nodes a route bears on. BIRD exports a host route that lies in a pool and in no block of
+    /// its own node (confd's bird.cfg.template, `calico_aggr` and the pool filter after it).
+    pub(super) fn reach(&self, prefix: Prefix, hop: Option<NextHop>) -> Reach {
+        let reach = |scope, why: &str| Reach { scope, why: why.into() };
+        if hop.is_some_and(|hop| hop.gateway.is_some()) {
+            return reach(Scope::Unknown, "other nodes may have the same route");
+        }
+        let address = prefix.address();
+        match (self.facts.pools.ipam, self.facts.pools.spread(address)) {
+            (Ipam::Unknown, _) => reach(Scope::Unknown, "the pools are not known"),
+            (_, None) => reach(Scope::Node, "the address is in no pool, so BGP does not export it"),
+            (_, Some(Spread::Contained)) => {
+                reach(Scope::Node, "routes of the address's pool are not exported by BGP")
+            }
+            (_, Some(Spread::Bgp)) => {
+                let block = self.facts.pools.block_of(address);
+                let known = block.and_then(|block| self.facts.answers.blocks.known(block));
+                match known.and_then(|known| known.said.as_ref().ok()) {
+                    None => reach(Scope::Unknown, "the block of the address is not known"),
+                    Some(Some(block))
+                        if block.affinity.as_ref() == Some(&self.facts.settings.node) =>
+                    {
+                        reach(Scope::Node, "the node exports its own blocks as a whole only")
+                    }
+                    Some(_) => reach(
+                        Scope::Cluster,
+                        "the address is in a BGP pool and in no block of this node, so every node \
+                         learns the route",
+                    ),
+                }
+            }
         }
     }
 
@@ -59,7 +98,11 @@ impl Judge<'_> {
     pub(super) fn attacker_of_leg(&self, leg: Leg<'_>) -> Attacker {
         let Some(hop) = leg.hop else { return Attacker::default() };
         let Some(link) = hop.interface.and_then(|index| self.facts.kernel.links.get(index)) else {
-            return Attacker { gateway: hop.gateway, ..Attacker::default() };
+            return Attacker {
+                gateway: hop.gateway,
+                node: self.node_at(hop),
+                ..Attacker::default()
+            };
         };
         let identity = self.facts.identity(link);
         let mut attacker = Attacker {
@@ -67,6 +110,9 @@ impl Judge<'_> {
             gateway: hop.gateway.filter(|_| matches!(identity, Identity::Uplink)),
             ..Attacker::default()
         };
+        if attacker.gateway.is_some() {
+            attacker.node = self.node_at(hop);
+        }
         if let Identity::Pod(pod) = identity {
             attacker.pod = Some(pod.pod.key.clone());
             attacker.uid = Some(pod.pod.uid.clone());
@@ -75,9 +121,14 @@ impl Judge<'_> {
         attacker
     }
 
+    /// The node that a next hop is.
+    fn node_at(&self, hop: NextHop) -> Option<NodeName> {
+        hop.gateway.and_then(|gateway| self.facts.nodes.owner(gateway)).cloned()
+    }
+
     pub(super) fn first_address_evidence(&self, pod: &LocalPod, address: IpAddr) -> Evidence {
         Evidence {
-            at: pod.established.unwrap_or(self.now),
+            at: pod.first_at.unwrap_or(self.now),
             witness: Witness::Api,
             text: format!(
                 "{address} is the address that pod {} has had from the first",
@@ -130,23 +181,52 @@ impl Judge<'_> {
     /// Adds what the pod says of the address, and what the feature's state is where that matters.
     pub(super) fn add_claims(&self, charge: &mut Charge, pod: &LocalPod, address: IpAddr) {
         let key = &pod.pod.key;
-        let mut say = |text: String| charge.evidence.push(self.evidence(Witness::Api, text));
+        let say = |charge: &mut Charge, text: String| {
+            charge.evidence.push(self.evidence(Witness::Api, text));
+        };
         if pod.pod.floating_addresses.contains(&address) {
-            say(format!(
-                "pod {key} has annotation cni.projectcalico.org/floatingIPs with {address}"
-            ));
-            match &self.facts.feature {
-                Feature::Disabled { by } => say(format!("floating IPs are off: {by}")),
-                Feature::Enabled { by } => say(format!("floating IPs are on: {by}")),
-                Feature::Unknown => {}
-            }
+            let name = "cni.projectcalico.org/floatingIPs";
+            say(charge, format!("pod {key} has annotation {name} with {address}"));
+            self.add_feature(charge);
         }
-        if pod.pod.addresses.contains(&address) && !pod.had_first(address) {
-            say(format!("forged status: pod {key} did not have {address} at first"));
+        if pod.pod.addresses.contains(&address) {
+            charge.evidence.push(self.forged_status(pod, address));
         }
         if pod.pod.annotated_addresses.contains(&address) {
-            say(format!("pod {key} has annotation cni.projectcalico.org/podIPs with {address}"));
+            let name = "cni.projectcalico.org/podIPs";
+            say(charge, format!("pod {key} has annotation {name} with {address}"));
         }
+        if pod.pod.bypassing_addresses.contains(&address) {
+            let name = "cni.projectcalico.org/ipAddrsNoIpam";
+            say(charge, format!("pod {key} has annotation {name} with {address}"));
+        }
+    }
+
+    /// Adds whether floating IPs are on, and whether that is heeded.
+    pub(super) fn add_feature(&self, charge: &mut Charge) {
+        let mut say = |text: String| charge.evidence.push(self.evidence(Witness::Api, text));
+        match &self.facts.feature {
+            Feature::Disabled { by } => say(format!("floating IPs are off: {by}")),
+            Feature::Enabled { by } => say(format!("floating IPs are on: {by}")),
+            Feature::Unknown => {}
+        }
+        if let (Some(false), Some(version)) =
+            (self.facts.felix.heeds_switch, &self.facts.felix.version)
+        {
+            say(format!(
+                "Calico {version} acts on every floatingIPs annotation (TTA-2022-001): no switch \
+                 holds it back"
+            ));
+        }
+    }
+
+    pub(super) fn forged_status(&self, pod: &LocalPod, address: IpAddr) -> Evidence {
+        let text = if pod.had_first(address) {
+            format!("forged status: pod {} shows {address}, which it was not given", pod.pod.key)
+        } else {
+            format!("forged status: pod {} did not have {address} at first", pod.pod.key)
+        };
+        self.evidence(Witness::Api, text)
     }
 
     /// The route in the words of `ip route`, with who wrote it.
@@ -193,5 +273,5 @@ impl Judge<'_> {
 
 /// The pod as a victim.
 pub(super) fn victim_of(pod: &LocalPod) -> Victim {
-    Victim::Pod { key: pod.pod.key.clone(), node: pod.pod.node.clone() }
+    Victim::Pod { key: pod.pod.key.clone(), node: Some(pod.pod.node.clone()) }
 }

@@ -2,13 +2,15 @@
 
 use std::net::IpAddr;
 
-use super::ownership::{Ownership, Presence};
+use super::ownership::{Ownership, Presence, Record, names};
 use super::words::victim_of;
 use super::{Doubt, Judge, Leg, Verdict};
-use crate::facts::Identity;
+use crate::facts::answers::{RARELY, REVIEW};
 use crate::facts::links::KnownLink;
 use crate::facts::pods::LocalPod;
+use crate::facts::{Facts, Identity};
 use crate::finding::{Certainty, Effect, Evidence, Extent, Severity, Victim, Witness};
+use crate::observation::{Question, Sense};
 use crate::policy::{Feature, Permission};
 use crate::time::BootTime;
 use crate::workload::{NodeName, PodKey};
@@ -27,8 +29,8 @@ impl Judge<'_> {
             };
         };
         match identity {
-            Identity::Pod(pod) if pod.can_own() && pod.had_first(address) => {
-                self.own_address(leg, pod, address)
+            Identity::Pod(pod) if pod.had_first(address) => {
+                self.own_address(leg, link, pod, address)
             }
             Identity::Pod(pod) if pod.established.is_some() => {
                 self.foreign_address(leg, link, pod, address)
@@ -51,16 +53,26 @@ impl Judge<'_> {
             .filter_map(|rule| rule.to.and_then(|to| to.host_address()))
             .filter(|address| prefix.contains(*address))
             .find_map(|address| self.attached_owner(address));
-        let behind = self.facts.pods.on_interface(&link.first_name).map(|pod| &pod.pod.key);
-        let hit = rule_to.or_else(|| {
-            self.attached_owner_within(prefix).filter(|pod| Some(&pod.pod.key) != behind)
-        });
+        let behind = self.facts.pods.on_interface(&link.first_name).map(|pod| &pod.pod);
+        let key = behind.map(|pod| &pod.key);
+        let hit = rule_to.or_else(|| self.attached_owner_within(prefix, key));
         let victim = match hit {
             Some(pod) if rule_to.is_some() || prefix.length() >= narrow(prefix.is_ipv4()) => {
                 victim_of(pod)
             }
             _ => Victim::Everyone(prefix),
         };
+        // A pod that peers with BIRD (BGPPeer `localWorkloadSelector`) has prefixes behind it. By its
+        // labels anybody could be one, so the allow-list has to say that it is.
+        if matches!(victim, Victim::Everyone(_))
+            && hit.is_none()
+            && behind.is_some_and(|pod| self.facts.allow.covers(prefix, pod))
+            && !self.facts.pools.touch(prefix)
+            && self.facts.nodes.within(prefix).is_none()
+            && self.facts.services.within(prefix).is_none()
+        {
+            return Verdict::Entitled(None);
+        }
         let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Prefix);
         charge.severity = Severity::Critical;
         charge.reason = format!(
@@ -72,8 +84,32 @@ impl Judge<'_> {
         Verdict::Charged(Box::new(charge), None)
     }
 
-    /// The pod's own address: right, unless another pod of the node had it before and is there.
-    fn own_address(&self, leg: Leg<'_>, pod: &LocalPod, address: IpAddr) -> Verdict {
+    /// The address that the pod has shown from the first: right, unless IPAM gave it to somebody
+    /// else, or another pod of the node had it before and is there.
+    fn own_address(
+        &mut self,
+        leg: Leg<'_>,
+        link: &KnownLink,
+        pod: &LocalPod,
+        address: IpAddr,
+    ) -> Verdict {
+        let facts = self.facts;
+        let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
+        // The allocation is older than the route, so a reading that is older than the route but
+        // names the pod serves.
+        let (unrecorded, again) = match self.record(address, leg.since, RARELY, &is_self) {
+            Record::Taken { allocation, again, .. } if names(allocation, &is_self) => {
+                return Verdict::Entitled(Some(again));
+            }
+            Record::Taken { allocation, known, .. } => {
+                let (victim, evidence) = Self::recorded_owner(address, allocation, known);
+                return self.taken(leg, link, Some(pod), address, victim, evidence);
+            }
+            Record::Free { again, .. } => (!self.may_bypass(pod, address), Some(again)),
+            Record::Pending(until) => return Verdict::Doubt(Doubt { until: Some(until) }),
+            Record::Unreadable { again, .. } => (false, Some(again)),
+            Record::Absent => (false, None),
+        };
         let earlier = |other: &&LocalPod| {
             other.pod.key != pod.pod.key
                 && other.can_own()
@@ -81,24 +117,64 @@ impl Judge<'_> {
                 && other.established < pod.established
                 && self.facts.is_attached(other)
         };
-        let Some(owner) = self.facts.pods.with_address(address).find(earlier) else {
-            return Verdict::Entitled(None);
-        };
-        let since = leg.entry.since.max(pod.established.unwrap_or_default());
-        let until = since.after(self.facts.settings.settle);
-        if self.now < until {
-            return Verdict::Doubt(Doubt { until: Some(until) });
+        if let Some(owner) = self.facts.pods.with_address(address).find(earlier) {
+            let since = leg.since.max(pod.established.unwrap_or_default());
+            let until = since.after(self.facts.settings.settle);
+            if self.now < until {
+                return Verdict::Doubt(Doubt { until: Some(until) });
+            }
+            let victim = victim_of(owner);
+            let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
+            charge.severity = Severity::Critical;
+            charge.reason = format!(
+                "pod {} says that {address} is its own, but pod {} had it before and still runs \
+                 here",
+                pod.pod.key, owner.pod.key
+            )
+            .into();
+            charge.evidence.push(self.first_address_evidence(owner, address));
+            return Verdict::Charged(Box::new(charge), again);
         }
-        let victim = victim_of(owner);
-        let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
-        charge.severity = Severity::Critical;
+        if let Some((victim, text)) = self.given(address) {
+            let evidence = self.evidence(Witness::Api, text);
+            return self.taken(leg, link, Some(pod), address, victim, evidence);
+        }
+        if unrecorded {
+            if let Some(wait) = self.confirm(leg, address, self.patience(address)) {
+                return wait;
+            }
+            return self.unrecorded(leg, link, pod, address);
+        }
+        Verdict::Entitled(again)
+    }
+
+    /// Calico's IPAM is in use, but has no record of an address that a pod says is its own. How it
+    /// came to it is not known, so neither is whose it is.
+    fn unrecorded(
+        &self,
+        leg: Leg<'_>,
+        link: &KnownLink,
+        pod: &LocalPod,
+        address: IpAddr,
+    ) -> Verdict {
+        let mut charge = self.charge(leg, Victim::Nobody, Effect::Intercept, Extent::Squat);
+        charge.certainty = Certainty::Unproven;
+        charge.severity = Severity::Medium;
         charge.reason = format!(
-            "pod {} says that {address} is its own, but pod {} had it before and still runs here",
-            pod.pod.key, owner.pod.key
+            "{} receives traffic for {address}, which Calico's IPAM did not give to it or to \
+             anybody{}",
+            self.who(link),
+            self.because(pod, address)
         )
         .into();
-        charge.evidence.push(self.first_address_evidence(owner, address));
-        Verdict::Charged(Box::new(charge), None)
+        self.add_claims(&mut charge, pod, address);
+        Verdict::Charged(Box::new(charge), Some(self.soon()))
+    }
+
+    /// Whether the pod may have the address without IPAM's knowing: it asked for it so, and the CNI
+    /// plugin lets pods do that (`feature_control.ip_addrs_no_ipam`).
+    fn may_bypass(&self, pod: &LocalPod, address: IpAddr) -> bool {
+        self.facts.felix.bypass == Some(true) && pod.pod.bypassing_addresses.contains(&address)
     }
 
     /// A pod that has its address gets the route of another one.
@@ -111,9 +187,11 @@ impl Judge<'_> {
     ) -> Verdict {
         let floating = pod.pod.floating_addresses.contains(&address);
         let permission = self.facts.allow.permission(address, &pod.pod);
-        let is_self = |key: &PodKey, _: &NodeName| *key == pod.pod.key;
-        let owner = self.ownership(address, leg.entry.since, &is_self);
+        let facts = self.facts;
+        let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
+        let owner = self.ownership_claimed(address, leg.since, floating, &is_self);
         match (owner, permission) {
+            (Ownership::Own(again), _) => Verdict::Entitled(Some(again)),
             (Ownership::Owned { victim, evidence, presence }, _) => {
                 if presence == Presence::Unsure
                     && let Some(wait) = self.wait(leg, self.facts.settings.settle)
@@ -125,7 +203,7 @@ impl Judge<'_> {
             (Ownership::Pending(until), permission) => {
                 // With the feature off or another's reservation the route is wrong whoever owns
                 // the address. The answer adds the victim's name, and is worth a moment only.
-                let moment = leg.entry.since.after(self.facts.settings.settle);
+                let moment = leg.since.after(self.facts.settings.settle);
                 if !(floating && self.is_forbidden(permission) && self.feature_known()) {
                     return Verdict::Doubt(Doubt { until: Some(until) });
                 }
@@ -136,6 +214,14 @@ impl Judge<'_> {
             }
             (Ownership::Unanswered { why, again }, permission) => {
                 if matches!(permission, Permission::Allowed(_)) && !self.feature_off() {
+                    return Verdict::Doubt(Doubt { until: Some(again) });
+                }
+                // With a new sandbox the pod has another address, and nobody is there to say so.
+                let fresh = pod.first_at.is_some_and(|then| link.since > then);
+                // Of what is gone, nothing can be said without an answer but what the pod itself
+                // claimed; nor of a pod for whose first address the CNI plugin speaks no longer.
+                let unsure = fresh || self.over.is_some() || !pod.is_settled();
+                if unsure && !floating {
                     return Verdict::Doubt(Doubt { until: Some(again) });
                 }
                 if let Some(wait) = self.wait(leg, self.facts.settings.settle) {
@@ -150,13 +236,27 @@ impl Judge<'_> {
             (Ownership::Unowned { .. }, Permission::Allowed(_)) if !self.feature_off() => {
                 Verdict::Entitled(Some(self.review()))
             }
-            (Ownership::Unowned { claimed }, permission) => {
+            (Ownership::Unowned { claimed, unrecorded }, permission) => {
                 let said = claimed
                     || pod.pod.annotated_addresses.contains(&address)
                     || pod.pod.addresses.contains(&address);
-                if said && !floating && matches!(permission, Permission::Unlisted) {
+                // Of an annotation, or of a new sandbox, we may not hear at present.
+                if !floating && self.facts.blind.contains_key(&Sense::Pods) {
+                    return Verdict::Doubt(Doubt { until: None });
+                }
+                let plausible = if unrecorded {
+                    self.may_bypass(pod, address)
+                } else {
+                    self.in_range(pod, address)
+                };
+                if said && plausible && !floating && matches!(permission, Permission::Unlisted) {
                     // A new sandbox of the same pod gets a new address; nobody else has it.
                     return Verdict::Entitled(Some(self.review()));
+                }
+                // IPAM takes its record back after the route is gone, so of a route that is gone an
+                // empty record says nothing.
+                if self.over.is_some() && !floating {
+                    return Verdict::Irrelevant;
                 }
                 // On a fresh interface it may be the pod's next self, of which we have yet to hear.
                 let fresh = pod.established.is_some_and(|established| link.since > established);
@@ -165,9 +265,20 @@ impl Judge<'_> {
                 if !floating && let Some(wait) = self.confirm(leg, address, patience) {
                     return wait;
                 }
-                self.unapproved(leg, link, pod, address, permission, Some(self.review()))
+                self.unapproved(leg, link, pod, address, permission, Some(self.soon()))
             }
         }
+    }
+
+    /// Whether the address can be the pod's where no record says whose addresses are: where the
+    /// pod's first address lies in the node's range for pods, as host-local IPAM has it, all do.
+    fn in_range(&self, pod: &LocalPod, address: IpAddr) -> bool {
+        let range = |address: IpAddr| {
+            self.facts.nodes.has_in_pod_prefixes(&self.facts.settings.node, address)
+        };
+        let alike = |first: &&IpAddr| first.is_ipv4() == address.is_ipv4();
+        let first = pod.first_addresses.iter().find(alike).and_then(|first| range(*first));
+        first != Some(true) || range(address) != Some(false)
     }
 
     /// Whether a floating IP is wrong whoever owns the address.
@@ -193,6 +304,12 @@ impl Judge<'_> {
         permission: Permission<'_>,
         review: Option<BootTime>,
     ) -> Verdict {
+        // The entry that allows it may not have been read yet.
+        if !self.feature_off()
+            && let Some(doubt) = self.facts.allowances_awaited(self.now)
+        {
+            return Verdict::Doubt(doubt);
+        }
         let (victim, extent, severity) = match permission {
             Permission::Reserved(entry) => (
                 Victim::Allowance {
@@ -238,8 +355,10 @@ impl Judge<'_> {
         pod: &LocalPod,
         address: IpAddr,
     ) -> Verdict {
-        let is_self = |key: &PodKey, _: &NodeName| *key == pod.pod.key;
-        let owner = self.ownership(address, leg.entry.since, &is_self);
+        let facts = self.facts;
+        let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
+        let floating = pod.pod.floating_addresses.contains(&address);
+        let owner = self.ownership_claimed(address, leg.since, floating, &is_self);
         match owner {
             Ownership::Owned { victim, evidence, presence } => {
                 if presence != Presence::Attached
@@ -250,144 +369,37 @@ impl Judge<'_> {
                 self.taken(leg, link, Some(pod), address, victim, evidence)
             }
             Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
+            Ownership::Own(again) => Verdict::Entitled(Some(again)),
+            Ownership::Unowned { unrecorded: true, .. }
+                if !floating && !self.may_bypass(pod, address) =>
+            {
+                if self.facts.blind.contains_key(&Sense::Pods) {
+                    return Verdict::Doubt(Doubt { until: None });
+                }
+                if let Some(wait) = self.confirm(leg, address, self.patience(address)) {
+                    return wait;
+                }
+                self.unrecorded(leg, link, pod, address)
+            }
+            Ownership::Unowned { .. } if floating => {
+                match self.facts.allow.permission(address, &pod.pod) {
+                    Permission::Allowed(_) if !self.feature_off() => {
+                        Verdict::Entitled(Some(self.review()))
+                    }
+                    permission => {
+                        let again = Some(self.soon());
+                        self.unapproved(leg, link, pod, address, permission, again)
+                    }
+                }
+            }
             // The pod is real, the interface is its own and nobody else has the address.
             Ownership::Unowned { .. } => Verdict::Entitled(Some(self.review())),
             Ownership::Unanswered { again, .. } => Verdict::Doubt(Doubt { until: Some(again) }),
         }
     }
 
-    /// An interface named like a pod's, with no pod to it or made anew under a running pod.
-    fn orphan(
-        &mut self,
-        leg: Leg<'_>,
-        link: &KnownLink,
-        address: IpAddr,
-        identity: Identity<'_>,
-    ) -> Verdict {
-        if !self.facts.synced.pods {
-            return self.unsynced(leg, link, address);
-        }
-        let contested = match identity {
-            Identity::Contested(pod) => Some(pod),
-            _ => None,
-        };
-        let prefixes = &self.facts.settings.interface_prefixes;
-        // A pod of another node is not behind it, whatever the interface is called.
-        let here = &self.facts.settings.node;
-        let is_self = |key: &PodKey, node: &NodeName| {
-            node == here
-                && prefixes
-                    .iter()
-                    .any(|prefix| key.interface(prefix).as_ref() == Some(&link.first_name))
-        };
-        let owner = match contested {
-            // Made anew under the pod's name: the pod's address is the pod's all the more.
-            Some(pod) if pod.had_first(address) => {
-                if let Some(wait) = self.wait(leg, self.facts.settings.newborn) {
-                    return wait;
-                }
-                return self.remade(leg, link, pod, address);
-            }
-            _ => self.ownership(address, leg.entry.since, &is_self),
-        };
-        match owner {
-            Ownership::Owned { victim, evidence, presence } => {
-                if presence != Presence::Attached
-                    && let Some(wait) = self.wait(leg, self.facts.settings.settle)
-                {
-                    return wait;
-                }
-                self.taken(leg, link, None, address, victim, evidence)
-            }
-            Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
-            Ownership::Unowned { claimed: true } => Verdict::Entitled(Some(self.review())),
-            _ if self.facts.blind.contains_key(&crate::observation::Sense::Pods) => {
-                // A pod that we cannot see may well be there.
-                Verdict::Doubt(Doubt { until: None })
-            }
-            Ownership::Unowned { .. } | Ownership::Unanswered { .. } => {
-                if let Some(wait) = self.confirm(leg, address, self.facts.settings.newborn) {
-                    return wait;
-                }
-                let mut charge = self.charge(leg, Victim::Nobody, Effect::Intercept, Extent::Squat);
-                charge.certainty = Certainty::Unproven;
-                charge.severity = Severity::Low;
-                charge.reason = format!(
-                    "{address} is routed to interface {}, which is named like a pod's, but no pod \
-                     of this node has that interface",
-                    link.link.name
-                )
-                .into();
-                Verdict::Charged(Box::new(charge), Some(self.review()))
-            }
-        }
-    }
-
-    /// The interface of a running pod was replaced by another of the same name.
-    fn remade(&self, leg: Leg<'_>, link: &KnownLink, pod: &LocalPod, address: IpAddr) -> Verdict {
-        let victim = victim_of(pod);
-        let mut charge = self.charge(leg, victim, Effect::Intercept, Extent::Exact);
-        charge.certainty = Certainty::Unproven;
-        charge.severity = Severity::High;
-        charge.reason = format!(
-            "interface {} of pod {} was made anew while the pod ran on, and {address} now leads \
-             there",
-            link.link.name, pod.pod.key
-        )
-        .into();
-        Verdict::Charged(Box::new(charge), None)
-    }
-
-    /// Before the pods of this node were ever listed, only the kernel can testify: a route that
-    /// took the place of one to another pod's interface that still stands.
-    fn unsynced(&self, leg: Leg<'_>, link: &KnownLink, address: IpAddr) -> Verdict {
-        let started = self.facts.started.unwrap_or(self.now);
-        let until = started
-            .after(self.facts.settings.sync)
-            .max(leg.entry.since.after(self.facts.settings.settle));
-        let displaced = leg
-            .entry
-            .displaced
-            .and_then(|index| self.facts.kernel.links.standing(index))
-            .filter(|other| other.first_name != link.first_name && other.link.up)
-            .filter(|other| self.facts.settings.is_workload_name(&other.first_name));
-        let Some(other) = displaced else { return Verdict::Doubt(Doubt { until: None }) };
-        if self.now < until {
-            return Verdict::Doubt(Doubt { until: Some(until) });
-        }
-        let mut charge = self.charge(leg, Victim::Nobody, Effect::Intercept, Extent::Exact);
-        charge.severity = Severity::High;
-        charge.reason = format!(
-            "the route of {address} was moved from interface {}, which still stands, to {}; the \
-             pods behind them are not known",
-            other.link.name, link.link.name
-        )
-        .into();
-        charge.missing.push("pods: never listed yet".into());
-        Verdict::Charged(Box::new(charge), None)
-    }
-
-    /// An interface that a container may be behind, but not one of Calico's: wrong if it takes a
-    /// pod's address.
-    fn stray(&mut self, leg: Leg<'_>, link: &KnownLink, address: IpAddr) -> Verdict {
-        match self.ownership(address, leg.entry.since, &|_, _| false) {
-            Ownership::Owned { victim: Victim::Node(_), .. }
-            | Ownership::Unowned { .. }
-            | Ownership::Unanswered { .. } => Verdict::Irrelevant,
-            Ownership::Pending(until) => Verdict::Doubt(Doubt { until: Some(until) }),
-            Ownership::Owned { victim, evidence, presence } => {
-                if presence != Presence::Attached
-                    && let Some(wait) = self.wait(leg, self.facts.settings.settle)
-                {
-                    return wait;
-                }
-                self.taken(leg, link, None, address, victim, evidence)
-            }
-        }
-    }
-
     /// An address that is somebody else's. `pod` is who has the route, where that is known.
-    fn taken(
+    pub(super) fn taken(
         &self,
         leg: Leg<'_>,
         link: &KnownLink,
@@ -407,12 +419,19 @@ impl Judge<'_> {
         if let Some(pod) = pod {
             self.add_claims(&mut charge, pod, address);
         }
-        Verdict::Charged(Box::new(charge), Some(self.review()))
+        Verdict::Charged(Box::new(charge), Some(self.soonest.unwrap_or(self.review())))
+    }
+
+    /// How long an address that nobody is known to own is waited for. One that is set aside for
+    /// floating IPs hurts nobody else, and of its pod, or its annotation, we may just not have heard.
+    pub(super) fn patience(&self, address: IpAddr) -> std::time::Duration {
+        let newborn = self.facts.settings.newborn;
+        if self.facts.allow.names(address) { newborn.max(REVIEW) } else { newborn }
     }
 
     /// A doubt until the route has stood for `patience` and the API server was asked again after
     /// that; `None` once it was.
-    fn confirm(
+    pub(super) fn confirm(
         &mut self,
         leg: Leg<'_>,
         address: IpAddr,
@@ -421,19 +440,38 @@ impl Judge<'_> {
         if let Some(wait) = self.wait(leg, patience) {
             return Some(wait);
         }
-        let asked = self.facts.answers.asked(address);
-        if asked.is_some_and(|asked| asked >= leg.entry.since.after(patience)) {
+        let due = leg.since.after(patience);
+        let answers = &self.facts.answers;
+        let block = self.facts.pools.block_of(address);
+        let read = |block| answers.blocks.known(block).is_some_and(|known| known.asked >= due);
+        let mut missing = Vec::new();
+        if answers.claimants.known(address).is_none_or(|known| known.asked < due) {
+            missing.push(Question::Claimants(address));
+        }
+        missing.extend(block.filter(|block| !read(*block)).map(Question::Block));
+        if missing.is_empty() {
             return None;
         }
-        self.asks.push(address);
+        self.rests.extend(missing.iter().copied());
+        self.asks.extend(missing);
         Some(Verdict::Doubt(Doubt { until: Some(self.now.after(self.facts.settings.answer)) }))
     }
 
     /// A doubt until the route has stood for `patience`; `None` once it has.
-    fn wait(&self, leg: Leg<'_>, patience: std::time::Duration) -> Option<Verdict> {
-        let until = leg.entry.since.after(patience);
+    pub(super) fn wait(&self, leg: Leg<'_>, patience: std::time::Duration) -> Option<Verdict> {
+        let until = leg.since.after(patience);
         (self.now < until).then_some(Verdict::Doubt(Doubt { until: Some(until) }))
     }
+}
+
+/// Whether the key and node are those of this pod of this node.
+pub(super) fn is_here(
+    facts: &Facts,
+    key: &PodKey,
+    node: Option<&NodeName>,
+    pod: &LocalPod,
+) -> bool {
+    *key == pod.pod.key && node.is_none_or(|node| *node == facts.settings.node)
 }
 
 /// Prefixes of this length and longer are named by the pod that they hit, wider ones by themselves.

@@ -11,7 +11,9 @@ use std::time::Duration;
 use detector_core::engine::{Engine, Output};
 use detector_core::finding::{Finding, State};
 use detector_core::link::{InterfaceName, Link, LinkKind};
-use detector_core::observation::{Answer, KernelChange, KernelState, Observation, Place, What};
+use detector_core::observation::{
+    Answer, KernelChange, KernelState, Observation, Place, Question, Reply, What,
+};
 use detector_core::policy::Feature;
 use detector_core::route::{
     Hops, IfIndex, NextHop, Prefix, Protocol, Route, RouteKind, Rule, RuleAction, Table,
@@ -65,6 +67,9 @@ pub(crate) fn pod(n: usize, address_of: Option<u8>) -> Pod {
         annotated_addresses: addresses.clone(),
         addresses,
         floating_addresses: Vec::new(),
+        annotated_prefixes: Vec::new(),
+        source_prefixes: Vec::new(),
+        bypassing_addresses: Vec::new(),
         sandbox: None,
     }
 }
@@ -351,9 +356,11 @@ impl Harness {
             match output {
                 Output::Finding(finding) => self.findings.push(*finding),
                 Output::Question(question) => {
-                    let claimants = Ok(self.cluster.claimants(question.address));
-                    let asked = self.now;
-                    let answer = Answer { address: question.address, asked, claimants };
+                    let Question::Claimants(address) = question else {
+                        panic!("this world has no IPAM, but {question:?} was asked");
+                    };
+                    let reply = Reply::Claimants(address, Ok(self.cluster.claimants(address)));
+                    let answer = Answer { asked: self.now, reply };
                     let what = What::Answer(answer);
                     self.engine.observe(self.now, Observation { at: self.now, what });
                 }

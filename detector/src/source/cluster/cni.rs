@@ -1,14 +1,42 @@
-//! The floating IP switch in the CNI plugin's configuration.
+//! The switches in the CNI plugin's configuration.
 //!
 //! `cni_network_config` of ConfigMap `kube-system/calico-config` is JSON only after calico-node's
 //! installer has replaced its placeholders: `"mtu": __CNI_MTU__` stands there without quotes, and
 //! people keep abbreviated or hand-edited copies. So it is not parsed as JSON but read as a row of
-//! words and signs, of which the switch is five in a row: `feature_control : { ... floating_ips :
-//! true`. Keys are compared as Go does, without regard to case; of several the last counts.
+//! words and signs, of which a switch is five in a row: `feature_control : { ... floating_ips :
+//! true`. Keys are compared as Go does, without regard to case; of several the last counts. The
+//! plugin looks at both switches when a pod is made, and never again (cni-plugin/pkg/k8s/k8s.go).
+//!
+//! The Tigera operator keeps the same text in ConfigMap `calico-system/cni-config`, key `config`, and
+//! never writes a switch there.
 
-/// What the text says of `feature_control.floating_ips`.
+use std::sync::Arc;
+
+use futures::stream::{BoxStream, StreamExt as _};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Client};
+
+use super::SLOW_PATIENCE;
+use super::counters::Counters;
+use super::rejection::{Reason, Rejection};
+use super::watch::{Scope, Word, follow};
+
+/// A place where the configuration is kept.
+pub(super) struct Place {
+    namespace: &'static str,
+    name: &'static str,
+    key: &'static str,
+}
+
+/// The places, the one that counts in front.
+pub(super) const PLACES: [Place; 2] = [
+    Place { namespace: "kube-system", name: "calico-config", key: "cni_network_config" },
+    Place { namespace: "calico-system", name: "cni-config", key: "config" },
+];
+
+/// What the text says of one switch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Switch {
+pub enum Switch {
     /// `true`.
     On,
     /// `false`.
@@ -19,10 +47,19 @@ pub(super) enum Switch {
     Malformed,
 }
 
-/// Reads the switch out of the text.
-pub(super) fn floating_ips(text: &str) -> Switch {
+/// What the text says of the switches in `feature_control`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Switches {
+    /// `floating_ips`: whether pods may be made with annotation `floatingIPs`.
+    pub floating_ips: Switch,
+    /// `ip_addrs_no_ipam`: whether pods may be made with annotation `ipAddrsNoIpam`.
+    pub ip_addrs_no_ipam: Switch,
+}
+
+/// Reads the switches out of the text.
+pub fn read(text: &str) -> Switches {
     let mut tokens = Tokens(text).peekable();
-    let mut switch = Switch::Absent;
+    let mut switches = Switches { floating_ips: Switch::Absent, ip_addrs_no_ipam: Switch::Absent };
     // How many braces are open since `feature_control`'s own.
     let mut depth = 0_u32;
     while let Some(token) = tokens.next() {
@@ -38,12 +75,17 @@ pub(super) fn floating_ips(text: &str) -> Switch {
             }
             Token::String(name) if key && depth == 1 => {
                 tokens.next();
-                if name.eq_ignore_ascii_case("floating_ips") {
-                    switch = match tokens.next() {
+                let known = [
+                    ("floating_ips", &mut switches.floating_ips),
+                    ("ip_addrs_no_ipam", &mut switches.ip_addrs_no_ipam),
+                ];
+                let named = known.into_iter().find(|(known, _)| name.eq_ignore_ascii_case(known));
+                if let Some((_, switch)) = named {
+                    *switch = match tokens.next() {
                         Some(Token::Word("true")) => Switch::On,
                         Some(Token::Word("false")) => Switch::Off,
                         // To Go, null leaves a field as it is.
-                        Some(Token::Word("null")) => switch,
+                        Some(Token::Word("null")) => *switch,
                         _ => Switch::Malformed,
                     };
                 }
@@ -53,7 +95,51 @@ pub(super) fn floating_ips(text: &str) -> Switch {
             _ => {}
         }
     }
-    switch
+    switches
+}
+
+// === impl Place ===
+
+impl Place {
+    /// The ConfigMap as people write it.
+    pub(super) fn object(&self) -> String {
+        format!("ConfigMap {}/{}", self.namespace, self.name)
+    }
+
+    /// What stands in this place.
+    pub(super) fn watch(
+        &'static self,
+        client: &Client,
+        counters: &Arc<Counters>,
+    ) -> BoxStream<'static, Word<Switches>> {
+        let api = Api::<ConfigMap>::namespaced(client.clone(), self.namespace);
+        let scope = Scope {
+            what: format!("list and watch configmaps of {}", self.namespace),
+            fields: Some(format!("metadata.name={}", self.name)),
+            cached: false,
+            optional: false,
+            patience: SLOW_PATIENCE,
+        };
+        let read = {
+            let counters = Arc::clone(counters);
+            move |object: ConfigMap| Some(self.read(&object, &counters))
+        };
+        follow(vec![api], scope, Arc::clone(counters), read).boxed()
+    }
+
+    fn read(&self, object: &ConfigMap, counters: &Counters) -> Switches {
+        let text = object.data.as_ref().and_then(|data| data.get(self.key));
+        let switches = read(text.map_or("", |text| text));
+        let names = [
+            ("feature_control.floating_ips", switches.floating_ips),
+            ("feature_control.ip_addrs_no_ipam", switches.ip_addrs_no_ipam),
+        ];
+        for (name, _) in names.iter().filter(|(_, switch)| *switch == Switch::Malformed) {
+            let rejection = Rejection::new(&self.object(), self.key, Reason::UnknownWord, name);
+            counters.rejections.report([rejection]);
+        }
+        switches
+    }
 }
 
 /// A piece of the text.
@@ -103,7 +189,13 @@ impl<'a> Iterator for Tokens<'a> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    fn floating_ips(text: &str) -> Switch {
+        read(text).floating_ips
+    }
 
     /// As calico.yaml has it, with the feature on.
     const TEMPLATE: &str = r#"{
@@ -188,5 +280,39 @@ mod tests {
                 floating_ips(&text[..end]);
             }
         }
+    }
+
+    #[test]
+    fn both_switches_are_read_apart() {
+        let of = |text: &str| {
+            let Switches { floating_ips, ip_addrs_no_ipam } = read(text);
+            (floating_ips, ip_addrs_no_ipam)
+        };
+        assert_eq!(of(TEMPLATE), (Switch::On, Switch::Off));
+        let on = TEMPLATE.replace(r#""ip_addrs_no_ipam": false"#, r#""ip_addrs_no_ipam": true"#);
+        assert_eq!(of(&on), (Switch::On, Switch::On));
+        assert_eq!(of(ABBREVIATED), (Switch::On, Switch::Absent));
+        let bypass = r#"{"feature_control": {"ip_addrs_no_ipam": 1, "floating_ips": false}}"#;
+        assert_eq!(of(bypass), (Switch::Off, Switch::Malformed));
+    }
+
+    #[test]
+    fn a_config_map_is_read_for_its_one_key() {
+        let counters = Counters::default();
+        let said = |place: usize, data: serde_json::Value| {
+            let object = serde_json::from_value(json!({ "data": data })).unwrap();
+            PLACES[place].read(&object, &counters).floating_ips
+        };
+        let text = |switch: &str| {
+            format!(r#"{{"mtu": __CNI_MTU__, "feature_control": {{"floating_ips": {switch}}}}}"#)
+        };
+        assert_eq!(said(0, json!({"cni_network_config": text("true")})), Switch::On);
+        assert_eq!(said(0, json!({"cni_network_config": text("false")})), Switch::Off);
+        assert_eq!(said(0, json!({"config": text("true")})), Switch::Absent);
+        assert_eq!(said(1, json!({"config": text("true")})), Switch::On);
+        assert_eq!(said(0, json!(null)), Switch::Absent);
+        assert_eq!(counters.counts().rejections, 0);
+        assert_eq!(said(0, json!({"cni_network_config": text("maybe")})), Switch::Malformed);
+        assert_eq!(counters.counts().rejections, 1);
     }
 }

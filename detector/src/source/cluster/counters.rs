@@ -11,7 +11,10 @@ pub struct Counters {
     pub(super) listings: AtomicU64,
     pub(super) failures: AtomicU64,
     pub(super) questions: AtomicU64,
+    pub(super) block_questions: AtomicU64,
     pub(super) unanswered: AtomicU64,
+    pub(super) statuses: AtomicU64,
+    pub(super) unwritten: AtomicU64,
     pub(super) rejections: Rejections,
 }
 
@@ -24,10 +27,16 @@ pub struct Counts {
     pub listings: u64,
     /// Listings and watches that failed and were begun again.
     pub failures: u64,
-    /// Questions that were asked.
+    /// Questions that were asked, of all kinds.
     pub questions: u64,
+    /// Questions for IPAM blocks among them.
+    pub block_questions: u64,
     /// Questions that nobody could answer.
     pub unanswered: u64,
+    /// Statuses of allowances that were written.
+    pub statuses: u64,
+    /// Statuses of allowances that could not be written; another agent's being faster is no failure.
+    pub unwritten: u64,
     /// Parts of objects that were not taken.
     pub rejections: u64,
 }
@@ -43,12 +52,16 @@ impl Counters {
             listings: read(&self.listings),
             failures: read(&self.failures),
             questions: read(&self.questions),
+            block_questions: read(&self.block_questions),
             unanswered: read(&self.unanswered),
+            statuses: read(&self.statuses),
+            unwritten: read(&self.unwritten),
             rejections: self.rejections.count(),
         }
     }
 
-    pub(super) fn increment(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::Relaxed);
+    /// Adds one; gives what it was.
+    pub(super) fn increment(counter: &AtomicU64) -> u64 {
+        counter.fetch_add(1, Ordering::Relaxed)
     }
 }

@@ -37,6 +37,14 @@ pub(super) fn is_not_served(error: &Error) -> bool {
     matches!(error, Error::Api(status) if status.code == 404)
 }
 
+/// Whether the server has such objects, but none of this name.
+pub(super) fn is_absent(error: &Error, name: &str) -> bool {
+    // A server that does not know the kind answers in text, or with a Status about nothing
+    // (`NewGenericServerResponse` and `NewNotFound` in apimachinery's pkg/api/errors/errors.go).
+    matches!(error, Error::Api(status) if status.code == 404
+        && status.details.as_ref().is_some_and(|details| details.name == name))
+}
+
 /// Whether a resource version is too old to go on from, or one that this server has not reached.
 pub(super) fn is_out_of_range(error: &Error) -> bool {
     matches!(error, Error::Api(status) if matches!(status.code, 410 | 504))
@@ -81,6 +89,20 @@ mod tests {
     #[test]
     fn absence_and_age_are_told_apart() {
         assert!(is_not_served(&api(404, "")) && !is_not_served(&api(403, "")));
+        assert!(!is_absent(&api(404, ""), "a"));
+        let details = kube::core::response::StatusDetails {
+            name: "a".into(),
+            group: String::new(),
+            kind: "pods".into(),
+            uid: String::new(),
+            causes: vec![],
+            retry_after_seconds: 0,
+        };
+        let of = |code: u16| {
+            let status = Status::failure("", "NotFound").with_code(code);
+            Error::Api(status.with_details(details.clone()).boxed())
+        };
+        assert!(is_absent(&of(404), "a") && !is_absent(&of(404), "b") && !is_absent(&of(410), "a"));
         assert!(is_out_of_range(&api(410, "")) && is_out_of_range(&api(504, "")));
         assert!(!is_out_of_range(&api(500, "")));
     }

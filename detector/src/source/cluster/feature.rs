@@ -1,27 +1,35 @@
-//! Whether Calico's floating IPs are switched on for this node.
+//! Whether Calico's floating IPs are switched on for this node, and what else matters of Felix.
 //!
 //! Felix asks FelixConfiguration `node.<name>`, then `default`, for `spec.floatingIPs`. Where neither
-//! says anything, the CNI plugin's switch in ConfigMap `kube-system/calico-config` tells what the
-//! operator of the cluster meant; where that is silent too, the feature is off, which is Calico's
-//! default. The environment of calico-node (`FELIX_FLOATINGIPS`) would win over all of it and cannot
-//! be read from here.
+//! says anything, the CNI plugin's switch tells what the operator of the cluster meant; where that
+//! is silent too, the feature is off, which is Calico's default. Versions of Felix that do not heed
+//! the switch (`version`) have no such field: there only the CNI plugin's switch says what was
+//! meant, whatever Felix then does. The environment of calico-node (`FELIX_FLOATINGIPS`) would win
+//! over all of it and cannot be read from here.
 
 use std::sync::Arc;
 
 use detector_core::observation::{Observation, Sense, What};
-use detector_core::policy::Feature;
+use detector_core::policy::{Feature, Felix};
 use detector_core::workload::NodeName;
-use futures::stream::{BoxStream, StreamExt as _, select_all};
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{ApiResource, DynamicObject};
-use kube::{Api, Client, ResourceExt as _};
+use futures::stream::{StreamExt as _, select_all};
+use kube::Client;
 use tokio::sync::mpsc;
 
-use super::cni::{self, Switch};
+use super::cni::{PLACES, Switch, Switches};
 use super::counters::Counters;
-use super::rejection::{Reason, Rejection};
-use super::watch::{Scope, Word, follow};
-use super::{SLOW_PATIENCE, tell};
+use super::felix::{self, Settings};
+use super::sight::Sight;
+use super::tell;
+use super::version::{self, Version};
+use super::watch::Word;
+
+/// The parts of the sense: the two FelixConfigurations, the two places of the CNI plugin's
+/// configuration, and the version.
+const PARTS: usize = 5;
+const OF_FELIX: [usize; 2] = [0, 1];
+const OF_CNI: [usize; 2] = [2, 3];
+const OF_VERSION: usize = 4;
 
 /// Tells of the feature until nobody listens.
 pub(super) async fn run(
@@ -31,16 +39,17 @@ pub(super) async fn run(
     tx: mpsc::Sender<Observation>,
 ) {
     let names = [format!("node.{node}"), "default".to_owned()];
-    let [of_node, of_default] = names.clone().map(|name| felix(&client, &name, &counters));
-    let cni = cni_config(&client, &counters);
-    let mut words = select_all([
-        of_node.map(|word| (Place::FelixNode, word)).boxed(),
-        of_default.map(|word| (Place::FelixDefault, word)).boxed(),
-        cni.map(|word| (Place::Cni, word)).boxed(),
-    ]);
+    let felix = names.each_ref().map(|name| felix::watch(&client, name, &counters));
+    let cni = PLACES.each_ref().map(|place| place.watch(&client, &counters));
+    let version = version::watch(&client, &counters).map(Heard::Version).boxed();
+    let felix = (0..).zip(felix);
+    let felix = felix.map(|(i, words)| words.map(move |word| Heard::Felix(i, word)).boxed());
+    let cni = (0..).zip(cni);
+    let cni = cni.map(|(i, words)| words.map(move |word| Heard::Cni(i, word)).boxed());
+    let mut words = select_all(felix.chain(cni).chain([version]));
     let mut known = Known::new(names);
-    while let Some((place, word)) = words.next().await {
-        for what in known.hear(place, word) {
+    while let Some(heard) = words.next().await {
+        for what in known.hear(heard) {
             if tell(&tx, what).await.is_err() {
                 return;
             }
@@ -48,117 +57,27 @@ pub(super) async fn run(
     }
 }
 
-/// What one place says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Said {
-    On,
-    Off,
-    Nothing,
+/// A word, and of which place.
+enum Heard {
+    Felix(usize, Word<Settings>),
+    Cni(usize, Word<Switches>),
+    Version(Word<Version>),
 }
 
-/// Where it is said; the first that says anything wins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
-    FelixNode,
-    FelixDefault,
-    Cni,
-}
+/// What one object says: nothing yet known; or it is not there; or this.
+type Said<T> = Option<Option<T>>;
 
-/// One FelixConfiguration, of Calico's own storage group or, from v3.32 on where that is not
-/// installed, of its native one.
-fn felix(client: &Client, name: &str, counters: &Arc<Counters>) -> BoxStream<'static, Word<Said>> {
-    let apis =
-        [("crd.projectcalico.org", "v1"), ("projectcalico.org", "v3")].map(|(group, version)| {
-            let resource = ApiResource {
-                group: group.into(),
-                version: version.into(),
-                api_version: format!("{group}/{version}"),
-                kind: "FelixConfiguration".into(),
-                plural: "felixconfigurations".into(),
-            };
-            Api::<DynamicObject>::all_with(client.clone(), &resource)
-        });
-    let scope = Scope {
-        what: "list and watch felixconfigurations".into(),
-        fields: Some(format!("metadata.name={name}")),
-        cached: false,
-        optional: true,
-        patience: SLOW_PATIENCE,
-    };
-    let read = {
-        let counters = Arc::clone(counters);
-        move |object: DynamicObject| Some(read_felix(&object, &counters))
-    };
-    follow(apis.into(), scope, Arc::clone(counters), read).boxed()
-}
-
-fn read_felix(object: &DynamicObject, counters: &Counters) -> Said {
-    // Felix compares without regard to case (oneof in felix/config/config_params.go).
-    match &object.data["spec"]["floatingIPs"] {
-        serde_json::Value::Null => Said::Nothing,
-        serde_json::Value::String(word) if word.eq_ignore_ascii_case("Enabled") => Said::On,
-        serde_json::Value::String(word) if word.eq_ignore_ascii_case("Disabled") => Said::Off,
-        other => {
-            let name = format!("FelixConfiguration {}", object.name_any());
-            let (field, reason) = ("spec.floatingIPs", Reason::UnknownWord);
-            let text = other.as_str().map_or_else(|| other.to_string(), str::to_owned);
-            counters.rejections.report([Rejection::new(&name, field, reason, &text)]);
-            Said::Nothing
-        }
-    }
-}
-
-/// The CNI plugin's configuration.
-fn cni_config(client: &Client, counters: &Arc<Counters>) -> BoxStream<'static, Word<Said>> {
-    let api = Api::<ConfigMap>::namespaced(client.clone(), "kube-system");
-    let scope = Scope {
-        what: "list and watch configmaps of kube-system".into(),
-        fields: Some("metadata.name=calico-config".into()),
-        cached: false,
-        optional: false,
-        patience: SLOW_PATIENCE,
-    };
-    let read = {
-        let counters = Arc::clone(counters);
-        move |object: ConfigMap| Some(read_cni_config(&object, &counters))
-    };
-    follow(vec![api], scope, Arc::clone(counters), read).boxed()
-}
-
-fn read_cni_config(object: &ConfigMap, counters: &Counters) -> Said {
-    let text = object.data.as_ref().and_then(|data| data.get("cni_network_config"));
-    match text.map_or(Switch::Absent, |text| cni::floating_ips(text)) {
-        Switch::On => Said::On,
-        Switch::Off => Said::Off,
-        Switch::Absent => Said::Nothing,
-        Switch::Malformed => {
-            let (object, field) = ("configmap kube-system/calico-config", "cni_network_config");
-            let value = "feature_control.floating_ips";
-            let rejection = Rejection::new(object, field, Reason::UnknownWord, value);
-            counters.rejections.report([rejection]);
-            Said::Nothing
-        }
-    }
-}
-
-/// What is known of the three places.
+/// What is known of all places.
 struct Known {
     /// The names of the two FelixConfigurations.
     names: [String; 2],
-    /// By place; `None` as long as it was not read.
-    said: [Option<Said>; 3],
-    blind: [Option<Box<str>>; 3],
+    felix: [Said<Settings>; 2],
+    cni: [Said<Switches>; 2],
+    version: Said<Version>,
+    sight: Sight<PARTS>,
     /// What was told last.
-    feature: Feature,
-    sight: Sight,
-}
-
-#[derive(PartialEq, Eq)]
-enum Sight {
-    /// Not everything was read yet, and nothing has failed.
-    Untold,
-    Seeing,
-    Blind(Box<str>),
+    told_feature: Feature,
+    told_felix: Felix,
 }
 
 // === impl Known ===
@@ -167,189 +86,129 @@ impl Known {
     fn new(names: [String; 2]) -> Self {
         Self {
             names,
-            said: [None; 3],
-            blind: [const { None }; 3],
-            feature: Feature::Unknown,
-            sight: Sight::Untold,
+            felix: [None; 2],
+            cni: [None; 2],
+            version: None,
+            sight: Sight::new(Sense::Feature),
+            told_feature: Feature::Unknown,
+            told_felix: Felix::default(),
         }
     }
 
     /// What is to be told after a word about one place.
-    fn hear(&mut self, place: Place, word: Word<Said>) -> Vec<What> {
-        let index = place as usize;
-        match word {
-            // One object at most has the name.
-            Word::Reset(objects) => {
-                self.said[index] = Some(objects.first().copied().unwrap_or(Said::Nothing));
+    fn hear(&mut self, heard: Heard) -> Vec<What> {
+        match heard {
+            Heard::Felix(index, word) => {
+                self.sight.hear(OF_FELIX[index], &word);
+                take(&mut self.felix[index], word);
             }
-            Word::Applied(said) => self.said[index] = Some(said),
-            Word::Deleted(_) => self.said[index] = Some(Said::Nothing),
-            Word::NotServed => {
-                self.said[index] = Some(Said::Nothing);
-                self.blind[index] = None;
+            Heard::Cni(index, word) => {
+                self.sight.hear(OF_CNI[index], &word);
+                take(&mut self.cni[index], word);
             }
-            Word::Blind(reason) => self.blind[index] = Some(reason),
-            Word::Seeing => self.blind[index] = None,
+            Heard::Version(word) => {
+                self.sight.hear(OF_VERSION, &word);
+                take(&mut self.version, word);
+            }
         }
         let mut told = Vec::new();
         let feature = self.feature();
-        if feature != self.feature {
-            self.feature = feature.clone();
+        if feature != self.told_feature {
+            self.told_feature = feature.clone();
             told.push(What::Feature(feature));
         }
-        let reason = self.blind.iter().flatten().next().cloned();
-        let sight = match &reason {
-            Some(reason) => Sight::Blind(reason.clone()),
-            None if self.said.iter().all(Option::is_some) => Sight::Seeing,
-            None => return told,
-        };
-        if sight != self.sight {
-            self.sight = sight;
-            told.push(What::Blind(Sense::Feature, reason));
+        // At the beginning it comes from five places at once: it is told when all have spoken.
+        if self.sight.is_all_settled() {
+            let felix = self.felix();
+            if felix != self.told_felix {
+                self.told_felix = felix.clone();
+                told.push(What::Felix(felix));
+            }
         }
+        told.extend(self.sight.news());
         told
     }
 
     fn feature(&self) -> Feature {
-        let [node, default] = &self.names;
-        let fields = [
-            format!("FelixConfiguration {node} spec.floatingIPs"),
-            format!("FelixConfiguration {default} spec.floatingIPs"),
-            "ConfigMap kube-system/calico-config feature_control.floating_ips".to_owned(),
-        ];
-        for (said, field) in self.said.iter().zip(fields) {
-            match said {
+        // What does not count cannot be told before the version is known, or known to be unknown.
+        if !self.sight.is_settled(OF_VERSION) {
+            return Feature::Unknown;
+        }
+        let version = self.version.as_ref().and_then(Option::as_ref);
+        let unheeding = version.filter(|version| version.heeds_switch == Some(false));
+        let but = unheeding.map_or_else(String::new, |version| {
+            let version = version.text.as_deref().unwrap_or_default();
+            format!(" (Calico {version} does not heed FelixConfiguration spec.floatingIPs)")
+        });
+        if unheeding.is_none() {
+            for (name, said) in self.names.iter().zip(&self.felix) {
                 // What comes after it does not count as long as this is not known.
-                None => return Feature::Unknown,
-                Some(Said::On) => return Feature::Enabled { by: field.into() },
-                Some(Said::Off) => return Feature::Disabled { by: field.into() },
-                Some(Said::Nothing) => {}
+                let Some(settings) = said else { return Feature::Unknown };
+                let by = || format!("FelixConfiguration {name} spec.floatingIPs").into();
+                match settings.and_then(|settings| settings.floating_ips) {
+                    Some(true) => return Feature::Enabled { by: by() },
+                    Some(false) => return Feature::Disabled { by: by() },
+                    None => {}
+                }
             }
         }
-        let by = "Calico's default: neither FelixConfiguration spec.floatingIPs nor calico-config \
-                  feature_control.floating_ips is set";
+        for (place, said) in PLACES.iter().zip(&self.cni) {
+            let Some(switches) = said else { return Feature::Unknown };
+            let by = || format!("{} feature_control.floating_ips{but}", place.object()).into();
+            match switches.map_or(Switch::Absent, |switches| switches.floating_ips) {
+                Switch::On => return Feature::Enabled { by: by() },
+                Switch::Off => return Feature::Disabled { by: by() },
+                Switch::Absent | Switch::Malformed => {}
+            }
+        }
+        let by = if unheeding.is_some() {
+            format!("Calico's default: calico-config feature_control.floating_ips is not set{but}")
+        } else {
+            "Calico's default: neither FelixConfiguration spec.floatingIPs nor calico-config \
+             feature_control.floating_ips is set"
+                .into()
+        };
         Feature::Disabled { by: by.into() }
+    }
+
+    fn felix(&self) -> Felix {
+        let Version { text, heeds_switch } = self.version.clone().flatten().unwrap_or_default();
+        Felix { version: text, heeds_switch, spoofing: self.spoofing(), bypass: self.bypass() }
+    }
+
+    /// `workloadSourceSpoofing`, which is `Disabled` by default.
+    fn spoofing(&self) -> Option<bool> {
+        for said in self.felix {
+            if let Some(spoofing) = said?.and_then(|settings| settings.spoofing) {
+                return Some(spoofing);
+            }
+        }
+        Some(false)
+    }
+
+    /// `ip_addrs_no_ipam`, which is off by default; but where there is no such ConfigMap at all, the
+    /// plugin's configuration is kept where it cannot be read from here.
+    fn bypass(&self) -> Option<bool> {
+        let places = self.cni.iter().flatten().flatten().map(|switches| switches.ip_addrs_no_ipam);
+        if places.clone().any(|switch| switch == Switch::On) {
+            return Some(true);
+        }
+        let known = self.cni.iter().all(Option::is_some)
+            && places.clone().all(|switch| switch != Switch::Malformed)
+            && places.count() > 0;
+        known.then_some(false)
+    }
+}
+
+fn take<T>(said: &mut Said<T>, word: Word<T>) {
+    match word {
+        // One object at most has the name.
+        Word::Reset(objects) => *said = Some(objects.into_iter().next()),
+        Word::Applied(object) => *said = Some(Some(object)),
+        Word::Deleted(_) | Word::NotServed => *said = Some(None),
+        Word::Blind(_) | Word::Seeing => {}
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn known() -> Known {
-        Known::new(["node.a".into(), "default".into()])
-    }
-
-    fn seeing() -> What {
-        What::Blind(Sense::Feature, None)
-    }
-
-    fn feature(known: &Known) -> String {
-        match known.feature() {
-            Feature::Unknown => "unknown".into(),
-            Feature::Enabled { by } => format!("on: {by}"),
-            Feature::Disabled { by } => format!("off: {by}"),
-        }
-    }
-
-    #[test]
-    fn the_first_place_that_speaks_wins() {
-        let felix_node = "FelixConfiguration node.a spec.floatingIPs";
-        let felix_default = "FelixConfiguration default spec.floatingIPs";
-        let cni = "ConfigMap kube-system/calico-config feature_control.floating_ips";
-        let nothing = "off: Calico's default: neither FelixConfiguration spec.floatingIPs nor \
-                       calico-config feature_control.floating_ips is set";
-        let (on, off, none) = (Some(Said::On), Some(Said::Off), Some(Said::Nothing));
-        let cases = [
-            ([None, None, None], "unknown".to_owned()),
-            ([None, on, on], "unknown".to_owned()),
-            ([none, None, on], "unknown".to_owned()),
-            ([none, none, None], "unknown".to_owned()),
-            ([on, None, None], format!("on: {felix_node}")),
-            ([off, on, on], format!("off: {felix_node}")),
-            ([none, on, off], format!("on: {felix_default}")),
-            ([none, off, on], format!("off: {felix_default}")),
-            ([none, none, on], format!("on: {cni}")),
-            ([none, none, off], format!("off: {cni}")),
-            ([none, none, none], nothing.to_owned()),
-        ];
-        for (said, expected) in cases {
-            assert_eq!(feature(&Known { said, ..known() }), expected);
-        }
-    }
-
-    #[test]
-    fn changes_are_told_and_repetitions_are_not() {
-        let mut known = known();
-        assert_eq!(known.hear(Place::Cni, Word::Reset(vec![])), []);
-        assert_eq!(known.hear(Place::FelixNode, Word::NotServed), []);
-        let told = known.hear(Place::FelixDefault, Word::Reset(vec![Said::Nothing]));
-        assert!(
-            matches!(&told[..], [What::Feature(Feature::Disabled { .. }), w] if *w == seeing())
-        );
-        assert_eq!(known.hear(Place::FelixDefault, Word::Seeing), []);
-        assert_eq!(known.hear(Place::Cni, Word::Applied(Said::Nothing)), []);
-
-        let told = known.hear(Place::FelixDefault, Word::Applied(Said::On));
-        assert!(matches!(&told[..], [What::Feature(Feature::Enabled { .. })]));
-        assert_eq!(known.hear(Place::FelixDefault, Word::Applied(Said::On)), []);
-        let told = known.hear(Place::FelixDefault, Word::Deleted(Said::On));
-        assert!(matches!(&told[..], [What::Feature(Feature::Disabled { .. })]));
-    }
-
-    #[test]
-    fn it_sees_again_when_all_places_do() {
-        let mut known = known();
-        let blind = |reason: &str| What::Blind(Sense::Feature, Some(reason.into()));
-        assert_eq!(known.hear(Place::Cni, Word::Blind("b".into())), [blind("b")]);
-        assert_eq!(known.hear(Place::FelixNode, Word::Blind("a".into())), [blind("a")]);
-        // It is not called seeing before everything was read.
-        assert_eq!(known.hear(Place::FelixNode, Word::Seeing), [blind("b")]);
-        assert_eq!(known.hear(Place::Cni, Word::Seeing), []);
-        known.hear(Place::Cni, Word::Reset(vec![]));
-        known.hear(Place::FelixNode, Word::Reset(vec![]));
-        let told = known.hear(Place::FelixDefault, Word::Reset(vec![]));
-        assert_eq!(told.last(), Some(&seeing()));
-        // What was read stays known while nothing is heard.
-        assert_eq!(known.hear(Place::Cni, Word::Blind("c".into())), [blind("c")]);
-        assert_ne!(known.feature(), Feature::Unknown);
-    }
-
-    #[test]
-    fn felix_words_are_read_as_felix_reads_them() {
-        let counters = Counters::default();
-        let said = |spec: serde_json::Value| {
-            let object = json!({"metadata": {"name": "default"}, "spec": spec});
-            read_felix(&serde_json::from_value(object).unwrap(), &counters)
-        };
-        assert_eq!(said(json!({"floatingIPs": "Enabled"})), Said::On);
-        assert_eq!(said(json!({"floatingIPs": "disabled"})), Said::Off);
-        assert_eq!(said(json!({})), Said::Nothing);
-        assert_eq!(said(json!(null)), Said::Nothing);
-        assert_eq!(counters.counts().rejections, 0);
-        assert_eq!(said(json!({"floatingIPs": "yes"})), Said::Nothing);
-        assert_eq!(said(json!({"floatingIPs": true})), Said::Nothing);
-        assert_eq!(counters.counts().rejections, 2);
-    }
-
-    #[test]
-    fn a_config_map_is_read_for_its_one_key() {
-        let counters = Counters::default();
-        let said = |data: serde_json::Value| {
-            let object = serde_json::from_value(json!({ "data": data })).unwrap();
-            read_cni_config(&object, &counters)
-        };
-        let text = |switch: &str| {
-            format!(r#"{{"mtu": __CNI_MTU__, "feature_control": {{"floating_ips": {switch}}}}}"#)
-        };
-        assert_eq!(said(json!({"cni_network_config": text("true")})), Said::On);
-        assert_eq!(said(json!({"cni_network_config": text("false")})), Said::Off);
-        assert_eq!(said(json!({"typha_service_name": text("true")})), Said::Nothing);
-        assert_eq!(said(json!(null)), Said::Nothing);
-        assert_eq!(counters.counts().rejections, 0);
-        assert_eq!(said(json!({"cni_network_config": text("maybe")})), Said::Nothing);
-        assert_eq!(counters.counts().rejections, 1);
-    }
-}
+mod tests;

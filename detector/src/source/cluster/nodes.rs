@@ -4,7 +4,6 @@
 //! does not change an address is not told.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use detector_core::observation::{Node, Observation, Sense, What};
@@ -45,7 +44,7 @@ pub(super) async fn run(client: Client, counters: Arc<Counters>, tx: mpsc::Sende
 
 /// What was told of each node.
 #[derive(Default)]
-struct Known(HashMap<NodeName, Vec<IpAddr>>);
+struct Known(HashMap<NodeName, Node>);
 
 // === impl Known ===
 
@@ -54,13 +53,12 @@ impl Known {
     fn hear(&mut self, word: Word<Node>) -> Option<What> {
         match word {
             Word::Reset(nodes) => {
-                let pair = |node: &Node| (node.name.clone(), node.addresses.clone());
-                self.0 = nodes.iter().map(pair).collect();
+                self.0 = nodes.iter().map(|node| (node.name.clone(), node.clone())).collect();
                 Some(What::NodesReset(nodes))
             }
-            Word::Applied(node) if self.0.get(&node.name) == Some(&node.addresses) => None,
+            Word::Applied(node) if self.0.get(&node.name) == Some(&node) => None,
             Word::Applied(node) => {
-                self.0.insert(node.name.clone(), node.addresses.clone());
+                self.0.insert(node.name.clone(), node.clone());
                 Some(What::NodeApplied(node))
             }
             Word::Deleted(node) => {
@@ -84,6 +82,7 @@ mod tests {
         let node = |name: &str, address: &str| Node {
             name: NodeName(name.into()),
             addresses: vec![address.parse().unwrap()],
+            pod_prefixes: vec![],
         };
         let (a, b, moved) = (node("a", "10.0.0.1"), node("b", "10.0.0.2"), node("a", "10.0.0.3"));
         let mut known = Known::default();

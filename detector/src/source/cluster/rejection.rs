@@ -40,14 +40,22 @@ pub enum Reason {
     LeadingZeros,
     /// The address has a zone, which neither Go's `net.ParseIP` nor a route takes.
     Zone,
-    /// It is a prefix of more than one address.
-    NotAHost,
     /// The list is longer than what is read of it.
     TooMany,
     /// It holds what no API server would let through here: control characters, or too much text.
     Malformed,
     /// It is none of the words that are known.
     UnknownWord,
+    /// What stands in [`Rejection::value`] says it, the value included.
+    InWords,
+    /// It is a number beyond what it can be.
+    OutOfRange,
+    /// The list is not as long as the block has addresses.
+    WrongLength,
+    /// It is the record of other addresses than those that were asked for.
+    AnotherBlock,
+    /// It is no version of Calico, such as `v3.22.2`.
+    NotAVersion,
 }
 
 // === impl Reason ===
@@ -62,10 +70,14 @@ impl Reason {
             Self::NotAnAddress => "is not an IP address",
             Self::LeadingZeros => "has leading zeros",
             Self::Zone => "has a zone",
-            Self::NotAHost => "is a prefix, not one address",
             Self::TooMany => "has more entries than are read",
             Self::Malformed => "is malformed",
             Self::UnknownWord => "is not a known word",
+            Self::InWords => "is refused",
+            Self::OutOfRange => "is out of range",
+            Self::WrongLength => "has not one entry for each address",
+            Self::AnotherBlock => "is not what was asked for",
+            Self::NotAVersion => "is not a version",
         }
     }
 }
@@ -78,11 +90,20 @@ impl Rejection {
         let (object, value) = (printable(object, 400).into(), printable(value, 64).into());
         Self { object, field, reason, value }
     }
+
+    /// A rejection whose `problem` is the rest of the sentence that the field begins.
+    pub(super) fn in_words(object: &str, field: &'static str, problem: &str) -> Self {
+        let (object, value) = (printable(object, 400).into(), printable(problem, 400).into());
+        Self { object, field, reason: Reason::InWords, value }
+    }
 }
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { object, field, reason, value } = self;
+        if *reason == Reason::InWords {
+            return write!(f, "{object}: {field} {value}");
+        }
         write!(f, "{object}: {field} {}: \"{value}\"", reason.as_str())
     }
 }

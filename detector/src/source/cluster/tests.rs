@@ -5,7 +5,8 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 
-use detector_core::observation::Sense;
+use detector_core::observation::{Answer, Reply, Sense};
+use detector_core::policy::Feature;
 use nix::unistd::mkdtemp;
 
 use super::*;
@@ -89,14 +90,18 @@ async fn a_server_that_is_not_there_is_a_reason_to_be_blind() {
     let (tx, mut rx) = mpsc::channel(16);
     let (questions, asked) = mpsc::channel(1);
     let mut running = cluster.start(&tx, asked);
-    questions.send(Question { address: [10, 0, 0, 1].into() }).await.unwrap();
+    questions.send(Question::Claimants([10, 0, 0, 1].into())).await.unwrap();
 
     let mut blind = BTreeMap::new();
     let mut answer = None;
-    while blind.len() < 3 || answer.is_none() {
+    while blind.len() < 5 || answer.is_none() {
         match rx.recv().await.expect("the source goes on").what {
             What::Blind(sense, Some(reason)) => drop(blind.insert(sense, reason)),
-            What::Answer(given) => answer = Some(given.claimants.unwrap_err()),
+            What::Answer(Answer { reply: Reply::Claimants(_, given), .. }) => {
+                answer = Some(given.unwrap_err());
+            }
+            // It is known that nothing is known.
+            What::Feature(Feature::Unknown) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -104,10 +109,12 @@ async fn a_server_that_is_not_there_is_a_reason_to_be_blind() {
     let of = |sense| blind.get(&sense).map(|reason| &**reason);
     assert_eq!(of(Sense::Pods), Some(&*format!("cannot list and watch pods: {why}")));
     assert_eq!(of(Sense::Nodes), Some(&*format!("cannot list and watch nodes: {why}")));
+    assert_eq!(of(Sense::Services), Some(&*format!("cannot list and watch services: {why}")));
+    assert_eq!(of(Sense::Pools), Some(&*format!("cannot list and watch ippools: {why}")));
     assert!(of(Sense::Feature).is_some_and(|reason| reason.ends_with(why)), "{blind:?}");
     assert_eq!(answer.as_deref(), Some(&*format!("cannot list pods: {why}")));
     let counts = running.counters().counts();
-    assert!(counts.requests >= 6 && counts.failures >= 5 && counts.listings == 0, "{counts:?}");
+    assert!(counts.requests >= 10 && counts.failures >= 9 && counts.listings == 0, "{counts:?}");
 
     // Nobody asks and nobody listens: the tasks end by themselves.
     drop((questions, rx));

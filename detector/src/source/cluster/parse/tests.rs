@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::reader::MOST_ENTRIES;
 use super::*;
 
 /// A pod of worker-1 with these annotations and this status.
@@ -60,6 +61,9 @@ fn a_pod_is_what_it_says() {
         addresses: addresses(&["10.244.1.5", "fd00::5"]),
         annotated_addresses: addresses(&["10.244.1.5", "fd00::5"]),
         floating_addresses: addresses(&["192.0.2.1", "2001:db8::1"]),
+        annotated_prefixes: vec![],
+        source_prefixes: vec![],
+        bypassing_addresses: vec![],
         sandbox: Some("0123abcd".into()),
     };
     assert_eq!(parsed, Parsed { value, rejections: vec![] });
@@ -180,10 +184,10 @@ fn long_lists_are_read_so_far_and_no_further() {
         serde_json::to_string(&entries).unwrap()
     };
     let (taken, why) = floating(&list(|i| format!("10.0.{}.{}", i / 250, i % 250)));
-    assert_eq!(taken.len(), MOST_ADDRESSES);
+    assert_eq!(taken.len(), MOST_ENTRIES);
     assert_eq!(why, [(Reason::TooMany, "10.0.1.6".to_owned())]);
     let (taken, why) = floating(&list(|i| format!("nonsense {i}")));
-    assert_eq!((taken.len(), why.len()), (0, MOST_ADDRESSES));
+    assert_eq!((taken.len(), why.len()), (0, MOST_ENTRIES));
     let long = floating(&format!("[\"{}\"]", "1".repeat(100_000))).1.remove(0).1;
     assert!(long.len() < 100, "{long}");
 }
@@ -199,9 +203,6 @@ fn pod_ips_are_hosts_with_or_without_their_length() {
     let expected = addresses(&["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2", "10.0.0.3"]);
     assert_eq!(annotated(good), (expected, vec![]));
     let cases = [
-        // Felix would route all of 10.0.0.0/8 to the pod; the route itself is what gives it away.
-        ("10.0.0.0/8", Reason::NotAHost),
-        ("fd00::/64", Reason::NotAHost),
         ("10.0.0.1/33", Reason::NotAnAddress),
         ("10.0.0.1/", Reason::NotAnAddress),
         ("10.0.0.1/+32", Reason::NotAnAddress),
@@ -214,6 +215,114 @@ fn pod_ips_are_hosts_with_or_without_their_length() {
         let (taken, reasons) = annotated(&format!("10.0.0.9,{entry}"));
         assert_eq!((taken, reasons), (addresses(&["10.0.0.9"]), vec![reason]), "{entry}");
     }
+}
+
+#[test]
+fn pod_ips_that_are_prefixes_are_what_felix_would_route() {
+    let annotated = |key: &str, text: &str| {
+        let Parsed { value, rejections } = parsed(&json!({ key: text }), &json!({}));
+        let prefixes = value.annotated_prefixes.iter().map(ToString::to_string).collect::<Vec<_>>();
+        (value.annotated_addresses, prefixes.join(" "), rejections.len())
+    };
+    let host = addresses(&["10.0.0.9"]);
+    let cases = [
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("10.1.2.3/8", "10.0.0.0/8"),
+        ("0.0.0.0/0", "0.0.0.0/0"),
+        ("fd00::1/64", "fd00::/64"),
+        // As Go writes them: `IPNet.String` shows the IPv4 prefix in an IPv4-mapped one, unless
+        // part of what makes it one is masked away.
+        ("::ffff:10.0.0.1/104", "10.0.0.0/8"),
+        ("::ffff:10.0.0.1/96", "0.0.0.0/0"),
+        ("::ffff:10.0.0.1/95", "::fffe:0:0/95"),
+        ("::ffff:10.0.0.1/64", "::/64"),
+    ];
+    for (entry, prefix) in cases {
+        let expected = (host.clone(), prefix.to_owned(), 0);
+        assert_eq!(annotated(POD_IPS, &format!("10.0.0.9/32,{entry}")), expected, "{entry}");
+        assert_eq!(annotated(POD_IP, entry), (vec![], prefix.to_owned(), 0), "{entry}");
+    }
+    // The singular annotation is no list.
+    assert_eq!(annotated(POD_IP, "10.0.0.1,10.0.0.2"), (vec![], String::new(), 1));
+}
+
+#[test]
+fn source_prefixes_and_bypassing_addresses_are_json_lists() {
+    let taken = |sources: &str, bypassing: &str| {
+        let annotations = json!({SOURCE_PREFIXES: sources, ADDRESSES_WITHOUT_IPAM: bypassing});
+        let Parsed { value, rejections } = parsed(&annotations, &json!({}));
+        let prefixes: Vec<_> = value.source_prefixes.iter().map(ToString::to_string).collect();
+        let why: Vec<_> = rejections.iter().map(|r| (r.field, r.reason)).collect();
+        (prefixes, value.bypassing_addresses, why)
+    };
+    let of = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(taken("", ""), (vec![], vec![], vec![]));
+    assert_eq!(
+        taken(r#"["10.1.2.3/8", "192.0.2.1", "fd00::/64"]"#, r#"["10.0.0.7", "fd00::7"]"#),
+        (
+            of(&["10.0.0.0/8", "192.0.2.1/32", "fd00::/64"]),
+            addresses(&["10.0.0.7", "fd00::7"]),
+            vec![]
+        )
+    );
+    assert_eq!(
+        taken(r#"["10.0.0.0/33", 7, "10.0.0.0/8"]"#, r#"["10.0.0.7/32", "10.0.0.8"]"#),
+        (
+            of(&["10.0.0.0/8"]),
+            addresses(&["10.0.0.8"]),
+            vec![
+                (SOURCE_PREFIXES, Reason::NotAnAddress),
+                (SOURCE_PREFIXES, Reason::NotAString),
+                (ADDRESSES_WITHOUT_IPAM, Reason::NotAnAddress),
+            ]
+        )
+    );
+    let (_, _, why) = taken("10.0.0.0/8", "{}");
+    assert_eq!(
+        why,
+        [(SOURCE_PREFIXES, Reason::NotAJsonList), (ADDRESSES_WITHOUT_IPAM, Reason::NotAJsonList)]
+    );
+}
+
+#[test]
+fn a_service_has_the_addresses_that_it_was_given_and_those_that_it_claims() {
+    let parsed = |spec: &Value, status: &Value| {
+        let metadata = json!({"namespace": "shop", "name": "cart"});
+        let object = json!({"metadata": metadata, "spec": spec, "status": status});
+        service(&serde_json::from_value(object).unwrap()).unwrap()
+    };
+    let Parsed { value, rejections } = parsed(
+        &json!({
+            "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00::7"],
+            "externalIPs": ["192.0.2.1", "192.0.2.1", "nonsense"],
+            "ports": [{"port": 80}, {"port": 80, "protocol": "UDP"}, {"port": 443}, {"port": 70000}],
+        }),
+        &json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}, {"hostname": "a.b"}]}}),
+    );
+    assert_eq!(value.key.to_string(), "shop/cart");
+    assert_eq!(value.cluster_addresses, addresses(&["10.96.0.7", "fd00::7"]));
+    assert_eq!(value.external_addresses, addresses(&["192.0.2.1"]));
+    assert_eq!(value.balancer_addresses, addresses(&["198.51.100.1"]));
+    assert_eq!(value.ports, [80, 443]);
+    let told: Vec<String> = rejections.iter().map(Rejection::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "service shop/cart: spec.externalIPs is not an IP address: \"nonsense\"",
+            "service shop/cart: spec.ports.port is out of range: \"70000\"",
+        ]
+    );
+    // Headless, external, and from before there were plural fields.
+    for (spec, expected) in [
+        (json!({"clusterIP": "None", "clusterIPs": ["None"]}), &[][..]),
+        (json!({"type": "ExternalName", "externalName": "a.b"}), &[]),
+        (json!({"clusterIP": ""}), &[]),
+        (json!({"clusterIP": "10.96.0.7"}), &["10.96.0.7"]),
+    ] {
+        let Parsed { value, rejections } = parsed(&spec, &json!({}));
+        assert_eq!((value.cluster_addresses, rejections), (addresses(expected), vec![]), "{spec}");
+    }
+    assert_eq!(service(&api::Service::default()).unwrap_err().reason, Reason::Malformed);
 }
 
 #[test]
@@ -246,6 +355,7 @@ fn a_node_has_its_own_and_its_tunnels_addresses() {
                 "projectcalico.org/ASNumber": "64512",
             },
         },
+        "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:1::/64"]},
         "status": {"addresses": [
             {"type": "Hostname", "address": "worker-1"},
             {"type": "InternalIP", "address": "192.168.1.4"},
@@ -259,6 +369,8 @@ fn a_node_has_its_own_and_its_tunnels_addresses() {
         value.addresses,
         addresses(&["192.168.1.4", "203.0.113.4", "2001:db8::4", "10.244.1.0"])
     );
+    let prefixes: Vec<String> = value.pod_prefixes.iter().map(ToString::to_string).collect();
+    assert_eq!(prefixes, ["10.244.1.0/24", "fd00:1::/64"]);
     let told: Vec<String> = rejections.iter().map(Rejection::to_string).collect();
     assert_eq!(
         told,
