@@ -6,8 +6,12 @@
 //! event inside a stream that began with 200, field selectors that turn a change into ADDED or
 //! DELETED, graceful deletion of pods, and a `status` subresource that takes annotations as well.
 //!
+//! What of this a real server does too is stated in `tests/tests/apiserver/contract`, which is held
+//! against both.
+//!
 //! What it leaves out, and says so when it is asked: authentication, admission, label selectors,
-//! JSON patch, server-side apply, dry runs, protobuf. Finalizers do not hold up a deletion.
+//! JSON patch, server-side apply, dry runs, protobuf. Finalizers do not hold up a deletion,
+//! and any namespace is taken to be there.
 //!
 //! Reading order: [`kind`] (what is served), `store` (versions and history), `write` (what a write
 //! may touch), `read` and `watch` (what a reader is told), `server` (HTTP), [`fault`] and

@@ -38,7 +38,7 @@ use self::programs::Programs;
 use crate::process::{Keeper, Process};
 
 /// How long the server may take to be ready, on a machine that is busy with other tests.
-const READY: Duration = Duration::from_secs(120);
+const READY: Duration = Duration::from_mins(2);
 
 /// How often it is asked whether it is.
 const ASK_EVERY: Duration = Duration::from_millis(50);
@@ -85,7 +85,7 @@ impl Cluster {
         let apiserver = Mutex::new(None);
         let cluster = Self { apiserver, objects, etcd, keeper, programs, identity, port, folder };
         cluster.restart()?;
-        cluster.define(&[&project("tests/crds")])?;
+        cluster.define(&[&project("tests/crds"), &project("deploy/crd.yaml")])?;
         cluster.kubectl(&[
             "apply",
             "--filename",

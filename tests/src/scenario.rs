@@ -3,8 +3,10 @@
 //! A file says what the cluster and the node look like when the agent starts (`given`), what
 //! happens then (`steps`) and what must be found (`expect`): exactly that and nothing else. The
 //! same file runs in the engine alone ([`engine`]) and with the real agent on a real kernel
-//! ([`node`]). The format is documented in docs/scenarios.md.
+//! ([`node`]), there with an emulated API server or a real one ([`api`]). The format is documented
+//! in docs/scenarios.md.
 
+pub mod api;
 pub mod catalogue;
 pub mod cluster;
 pub mod compare;

@@ -315,6 +315,8 @@ async fn a_pod_is_told_from_its_birth_to_its_end() {
     let told = world.next_of(Sense::Pods).await;
     assert_eq!(told, "shop/a [10.0.0.1] terminating floating 10.0.0.2");
     world.server.remove("pods", "shop", "a").unwrap();
+    // Its grace is shortened to nothing first.
+    assert_eq!(world.next_of(Sense::Pods).await, told);
     assert_eq!(world.next_of(Sense::Pods).await, "gone: shop/a uid-of-a");
 }
 

@@ -37,7 +37,7 @@ pub(crate) fn test() -> Result<()> {
     scenario(&[])
 }
 
-/// Runs scenarios at both rungs.
+/// Runs scenarios at all rungs.
 pub(crate) fn scenario(files: &[PathBuf]) -> Result<()> {
     cargo(&["build", "--quiet", "--package", "detector", "--bin", "detector"])?;
     cargo(&["build", "--quiet", "--package", "detector-tests", "--bin", "scenario"])?;

@@ -33,7 +33,8 @@ enum Task {
     },
     /// Run all tests: format, lints, units, properties, scenarios on the real kernel.
     Test,
-    /// Run scenario files in the engine and on the real kernel; print expected against found.
+    /// Run scenario files in the engine, on the real kernel and with a real API server; print
+    /// expected against found.
     Scenario {
         /// The files; all that come with the project where none is given.
         files: Vec<std::path::PathBuf>,

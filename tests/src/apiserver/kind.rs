@@ -119,6 +119,12 @@ impl Kind {
         if name.is_empty() { path } else { format!("{path}/{name}") }
     }
 
+    /// Whether a deletion answers with the object, and not with a `Status` (`ReturnDeletedObject` of
+    /// its registry).
+    pub(super) fn told_when_deleted(&self) -> bool {
+        matches!(self.plural, "pods" | "services")
+    }
+
     /// Its name as errors spell it: `pods`, `ippools.crd.projectcalico.org`.
     pub fn qualified(&self) -> String {
         match self.group {

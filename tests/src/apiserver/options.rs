@@ -1,6 +1,7 @@
 //! The query of a request: `ListOptions`, and the little that other verbs have.
 
 use std::collections::HashMap;
+use std::str::FromStr;
 
 use super::kind::Kind;
 use super::refusal::Refusal;
@@ -47,7 +48,7 @@ pub(super) struct Query(HashMap<String, String>);
 // === impl Query ===
 
 impl Query {
-    pub(super) fn parse(query: Option<&str>) -> Self {
+    pub(super) fn new(query: Option<&str>) -> Self {
         let mut pairs = HashMap::new();
         for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             pairs.entry(name.into_owned()).or_insert_with(|| value.into_owned());
@@ -69,6 +70,14 @@ impl Query {
     }
 
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>, Refusal> {
+        self.parse(name)
+    }
+
+    fn integer(&self, name: &str) -> Result<Option<i64>, Refusal> {
+        self.parse(name)
+    }
+
+    fn parse<T: FromStr>(&self, name: &str) -> Result<Option<T>, Refusal> {
         let parse = |text: &str| text.parse().map_err(|_| malformed(name, text));
         self.text(name).map(parse).transpose()
     }
@@ -112,7 +121,10 @@ impl Options {
             (None | Some("NotOlderThan"), Some(0)) => Version::Any,
             (None | Some("NotOlderThan"), Some(version)) => Version::NotOlderThan(version),
             (None, None) => Version::Newest,
-            (Some(other), _) => return Err(malformed("resourceVersionMatch", other)),
+            (Some(other), _) => {
+                let why = format!("resourceVersionMatch: Unsupported value: {other:?}");
+                return Err(Refusal::invalid_options(&why));
+            }
         };
         if initial_events && how != Some("NotOlderThan") {
             return forbidden("sendInitialEvents needs NotOlderThan");
@@ -121,7 +133,8 @@ impl Options {
             selector: FieldSelector::parse(kind, query.text("fieldSelector").unwrap_or_default())?,
             version,
             limit: query
-                .number("limit")?
+                .integer("limit")?
+                // Less than one is no limit.
                 .and_then(|limit| usize::try_from(limit).ok())
                 .filter(|limit| *limit > 0),
             continued,
@@ -161,7 +174,7 @@ mod tests {
     use super::*;
 
     fn options(query: &str, watch: bool) -> Result<Options, Refusal> {
-        Options::parse(Kind::of_plural("pods").unwrap(), &Query::parse(Some(query)), watch)
+        Options::parse(Kind::of_plural("pods").unwrap(), &Query::new(Some(query)), watch)
     }
 
     #[test]
@@ -182,10 +195,10 @@ mod tests {
             ("resourceVersion=1&resourceVersionMatch=NotOlderThan&continue=1//a", false, 422),
             ("resourceVersion=1&resourceVersionMatch=NotOlderThan", true, 422),
             ("sendInitialEvents=true", true, 422),
-            ("resourceVersion=1&resourceVersionMatch=Newer", false, 400),
+            ("resourceVersion=1&resourceVersionMatch=Newer", false, 422),
             ("resourceVersion=one", false, 400),
             ("continue=nonsense", false, 400),
-            ("limit=-1", false, 400),
+            ("limit=some", false, 400),
             ("allowWatchBookmarks=maybe", true, 400),
             ("fieldSelector=spec.nodename%3Dn1", true, 400),
         ] {

@@ -13,12 +13,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::fault::{Connections, Order};
+use super::kind::Kind;
 use super::options::{Options, Query};
 use super::refusal::Refusal;
 use super::shape::Shape;
@@ -114,7 +115,7 @@ async fn dispatch(
         return about_the_server(world, request.method(), &path);
     };
     let target = target.inspect_err(|_| world.traffic.unknown(&path))?;
-    let query = Query::parse(request.uri().query());
+    let query = Query::new(request.uri().query());
     let verb = verb(request.method(), &target, query.flag("watch")?)?;
     world.traffic.asked(verb, target.kind);
     let (delay, planned) = world.faults.strike(verb, target.kind.plural);
@@ -161,6 +162,10 @@ fn verb(method: &Method, target: &Target, watch: bool) -> Result<Verb, Refusal> 
         (&Method::GET, Some(_), true) => Err(Refusal::bad_request(
             "watch a collection with fieldSelector=metadata.name instead of an object",
         )),
+        // All namespaces at once can be read only.
+        (&Method::POST, None, _) if target.kind.namespaced && target.namespace.is_none() => {
+            Err(Refusal::method_not_allowed())
+        }
         (&Method::POST, None, _) => Ok(Verb::Create),
         (&Method::PUT, Some(_), _) => Ok(Verb::Update),
         (&Method::PATCH, Some(_), _) => Ok(Verb::Patch),
@@ -211,10 +216,24 @@ fn write(
         }
         _ => {
             let how = Deletion::of(&body, query.number("gracePeriodSeconds")?);
-            (200, write::delete(store, &target.key()?, &how)?)
+            let last = write::delete(store, &target.key()?, &how)?;
+            (200, if target.kind.told_when_deleted() { last } else { deleted(target.kind, &last) })
         }
     };
     Ok(json(world, code, &object))
+}
+
+/// What most kinds answer to a deletion.
+fn deleted(kind: &Kind, last: &Value) -> Value {
+    let metadata = &last["metadata"];
+    let mut status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+        "details": { "name": metadata["name"], "kind": kind.plural, "uid": metadata["uid"] },
+    });
+    if !kind.group.is_empty() {
+        status["details"]["group"] = json!(kind.group);
+    }
+    status
 }
 
 /// Reads a body of JSON; an empty one is null.

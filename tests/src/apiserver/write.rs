@@ -62,8 +62,9 @@ pub(super) fn create(
     }
     let key = located(kind, namespace, &mut object)?;
     if !meta(&object, "resourceVersion").is_empty() {
+        // As a real server says it: no reason, and as if it were its own fault.
         let message = "resourceVersion should not be set on objects to be created";
-        return Err(Refusal::bad_request(message));
+        return Err(Refusal::new(500, "", message));
     }
     if store.get(&key).is_some() {
         return Err(Refusal::already_exists(kind, &key.name));
@@ -126,11 +127,10 @@ pub(super) fn delete(store: &mut Store, key: &Key, how: &Deletion) -> Result<Val
             return Err(Refusal::conflict(kind, &key.name, &why));
         }
     }
-    let grace = if key.is_of(Kind::of_plural("pods")?) { pod_grace(&object, how) } else { 0 };
-    if grace == 0 {
-        let last = store.take(key)?.as_ref().clone();
-        return Ok(at_version(last, store.version()));
+    if !key.is_of(Kind::of_plural("pods")?) {
+        return take(store, key);
     }
+    let grace = pod_grace(&object, how);
     let mut going = object.as_ref().clone();
     // A second deletion may shorten the grace, never lengthen it.
     let standing = going["metadata"]["deletionGracePeriodSeconds"].as_u64();
@@ -138,7 +138,15 @@ pub(super) fn delete(store: &mut Store, key: &Key, how: &Deletion) -> Result<Val
         set_meta(&mut going, "deletionTimestamp", time_after(Duration::from_secs(grace)));
         set_meta(&mut going, "deletionGracePeriodSeconds", json!(grace));
     }
-    Ok(store.put(key.clone(), going).as_ref().clone())
+    // It is written down even where there is no grace, and watches are told
+    // (`updateForGracefulDeletionAndFinalizers` in the generic registry).
+    let going = store.put(key.clone(), going).as_ref().clone();
+    if grace == 0 { take(store, key) } else { Ok(going) }
+}
+
+fn take(store: &mut Store, key: &Key) -> Result<Value, Refusal> {
+    let last = store.take(key)?.as_ref().clone();
+    Ok(at_version(last, store.version()))
 }
 
 /// A pod that no node runs, or runs no more, needs no grace (`podStrategy.CheckGracefulDelete`).

@@ -1,20 +1,39 @@
-//! Runs scenario files in the engine alone and on the real kernel, and prints expected against
-//! found. Exit code 1 where they differ. With `--table` it prints the table of docs/scenarios.md.
+//! Runs scenario files in the engine alone, on the real kernel, and on the real kernel with a real
+//! API server, and prints expected against found. Exit code 1 where they differ. With `--table` it
+//! prints the table of docs/scenarios.md.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use detector_tests::cluster::Cluster;
+use detector_tests::cluster::programs::Programs;
 use detector_tests::scenario::compare::{AllSeen, differences};
 use detector_tests::scenario::engine::{self, StartOrder};
+use detector_tests::scenario::step::{ApiState, Step};
 use detector_tests::scenario::words::Words;
 use detector_tests::scenario::{Family, Named, all_paths, catalogue, load, node};
 
+const NEEDS_ROOT: &str = "the real kernel's rung needs root";
+
 /// Scenarios that run at once on the real kernel: they mostly wait.
 const AT_ONCE: usize = 6;
+
+/// Scenarios that run with a real API server where no files are named: those of the bulletin, and
+/// innocent days of each sort. They run one after the other, in one cluster.
+const IN_CLUSTER: [&str; 8] = [
+    "e01-floating-ip-feature-off",
+    "e02-floating-ip-not-allowed",
+    "e02-floating-ip-of-nobody",
+    "twin-address-reused",
+    "twin-approved-floating-ip",
+    "twin-finished-job",
+    "twin-host-network-pod",
+    "twin-pod-deleted",
+];
 
 /// One scenario in one family at one rung.
 struct Case<'a> {
@@ -28,6 +47,7 @@ enum Rung {
     Engine,
     Ebpf,
     Netlink,
+    Cluster,
 }
 
 /// What came of a case.
@@ -51,8 +71,15 @@ fn main() -> Result<ExitCode> {
     if scenarios.is_empty() {
         bail!("no scenario files: give some, or run this in the project's folder");
     }
-    let cases = cases(&scenarios);
+    let named = std::env::args_os().len() > 1;
+    let cases = cases(&scenarios, named);
     let outcomes: Mutex<Vec<Option<Outcome>>> = Mutex::new(cases.iter().map(|_| None).collect());
+    let note = |at: usize, outcome: Outcome| {
+        if let Ok(mut outcomes) = outcomes.lock() {
+            outcomes[at] = Some(outcome);
+        }
+    };
+    let in_cluster = |case: &Case<'_>| case.rung == Rung::Cluster;
     let next = AtomicUsize::new(0);
     let started = Instant::now();
     std::thread::scope(|scope| {
@@ -60,23 +87,34 @@ fn main() -> Result<ExitCode> {
             scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(case) = cases.get(at) else { return };
-                    let outcome = run(case);
-                    if let Ok(mut outcomes) = outcomes.lock() {
-                        outcomes[at] = Some(outcome);
+                    match cases.get(at) {
+                        Some(case) if in_cluster(case) => {}
+                        Some(case) => note(at, run(case)),
+                        None => return,
                     }
                 }
             });
+        }
+        let cases: Vec<_> = cases.iter().enumerate().filter(|(_, case)| in_cluster(case)).collect();
+        if !cases.is_empty() {
+            let cluster = cluster();
+            for (at, case) in cases {
+                note(at, run_in_cluster(case, cluster.as_ref()));
+            }
         }
     });
     let outcomes = outcomes.into_inner().unwrap_or_default();
     Ok(report(&cases, &outcomes, started.elapsed()))
 }
 
-fn cases(scenarios: &[Named]) -> Vec<Case<'_>> {
+fn cases(scenarios: &[Named], files_were_named: bool) -> Vec<Case<'_>> {
     let mut cases = Vec::new();
-    for rung in [Rung::Engine, Rung::Ebpf, Rung::Netlink] {
+    for rung in [Rung::Engine, Rung::Ebpf, Rung::Netlink, Rung::Cluster] {
         for named in scenarios {
+            let listed = files_were_named || IN_CLUSTER.contains(&named.name.as_str());
+            if rung == Rung::Cluster && !listed {
+                continue;
+            }
             for family in &named.scenario.families {
                 cases.push(Case { named, family: *family, rung });
             }
@@ -85,20 +123,54 @@ fn cases(scenarios: &[Named]) -> Vec<Case<'_>> {
     cases
 }
 
+/// The cluster, or what becomes of all that need it.
+fn cluster() -> Result<Arc<Cluster>, Missing> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Missing::Skipped(NEEDS_ROOT.to_owned()));
+    }
+    let programs = Programs::find().map_err(|why| Missing::Skipped(format!("{why:#}")))?;
+    let cluster = Cluster::start(programs);
+    cluster.map(Arc::new).map_err(|error| Missing::Failed(format!("{error:#}")))
+}
+
+enum Missing {
+    Skipped(String),
+    Failed(String),
+}
+
+fn run_in_cluster(case: &Case<'_>, cluster: Result<&Arc<Cluster>, &Missing>) -> Outcome {
+    if let Some(why) = &case.named.scenario.engine_only {
+        return Outcome::Skipped(why.clone());
+    }
+    let mut steps = case.named.scenario.given.iter().chain(&case.named.scenario.steps);
+    if steps.any(|step| matches!(step, Step::Api(ApiState::Held | ApiState::Released))) {
+        return Outcome::Skipped("a real API server holds no watches back".to_owned());
+    }
+    let words = Words { scenario: &case.named.scenario, family: case.family };
+    match cluster {
+        Ok(cluster) => compare(words, node::run_in_cluster(words, "ebpf", Arc::clone(cluster))),
+        Err(Missing::Skipped(why)) => Outcome::Skipped(why.clone()),
+        Err(Missing::Failed(why)) => Outcome::Failed(why.clone()),
+    }
+}
+
 fn run(case: &Case<'_>) -> Outcome {
     let words = Words { scenario: &case.named.scenario, family: case.family };
-    let seen = match case.rung {
-        Rung::Engine => engine::run(words, StartOrder::KernelFirst),
-        rung => {
-            if let Some(why) = &case.named.scenario.engine_only {
-                return Outcome::Skipped(why.clone());
-            }
-            if !nix::unistd::geteuid().is_root() {
-                return Outcome::Skipped("the real kernel's rung needs root".to_owned());
-            }
-            node::run(words, if rung == Rung::Ebpf { "ebpf" } else { "netlink" })
-        }
+    let source = match case.rung {
+        Rung::Engine => return compare(words, engine::run(words, StartOrder::KernelFirst)),
+        Rung::Netlink => "netlink",
+        Rung::Ebpf | Rung::Cluster => "ebpf",
     };
+    if let Some(why) = &case.named.scenario.engine_only {
+        return Outcome::Skipped(why.clone());
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return Outcome::Skipped(NEEDS_ROOT.to_owned());
+    }
+    compare(words, node::run(words, source))
+}
+
+fn compare(words: Words<'_>, seen: Result<AllSeen>) -> Outcome {
     let compared = seen.and_then(|seen| differences(words, &seen).map(|differ| (seen, differ)));
     match compared {
         Ok((seen, differences)) if differences.is_empty() => Outcome::Held {
@@ -117,6 +189,7 @@ fn report(cases: &[Case<'_>], outcomes: &[Option<Outcome>], took: Duration) -> E
             Rung::Engine => "engine",
             Rung::Ebpf => "kernel, ebpf",
             Rung::Netlink => "kernel, netlink",
+            Rung::Cluster => "kernel, real API server",
         };
         let name = format!(
             "{:<5} {} ({}, {rung})",

@@ -26,12 +26,6 @@ kind: ClusterRoleBinding
 metadata: {name: detector}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: detector}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: agent}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: detector, namespace: kube-system}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: detector}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: agent}]
 ";
 
 /// The files that tell the server who it is and whom to believe.

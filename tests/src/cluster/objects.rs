@@ -22,7 +22,8 @@ const MERGE: &str = "application/merge-patch+json";
 /// Its methods wait for the answer; within a runtime, call them where waiting is allowed.
 pub struct Objects {
     client: Client,
-    runtime: Runtime,
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
     /// Objects that the server made itself, by their uids.
     own: Mutex<BTreeSet<String>>,
 }
@@ -44,7 +45,7 @@ impl Objects {
             config.default_retry = false;
             anyhow::Ok(Client::try_from(config)?)
         })?;
-        Ok(Self { client, runtime, own: Mutex::default() })
+        Ok(Self { client, runtime: Some(runtime), own: Mutex::default() })
     }
 
     /// Whether the server says that it is ready, and serves those of our kinds that are defined.
@@ -73,10 +74,30 @@ impl Objects {
         }
     }
 
+    /// Creates an object, or replaces it; its status, where it brings one, is written after it.
+    pub fn apply(&self, mut object: Value) -> Result<Value> {
+        let kind = Kind::of_object(&object)?;
+        match self.create(&object) {
+            Err(error) if code(&error) == Some(409) => {}
+            created => return created,
+        }
+        let (namespace, name) = place(&object);
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        let standing = self.get(kind.plural, &namespace, &name)?;
+        object["metadata"]["resourceVersion"] = standing["metadata"]["resourceVersion"].clone();
+        let replaced = self.ask("PUT", &kind.path(&namespace, &name), JSON, &object)?;
+        match object.get("status") {
+            Some(status) if kind.status => {
+                self.patch_status(kind.plural, &namespace, &name, status)
+            }
+            _ => Ok(replaced),
+        }
+    }
+
     /// Merges a patch into an object, all but its status.
     pub fn patch(&self, kind: &str, namespace: &str, name: &str, patch: &Value) -> Result<Value> {
-        let path = Kind::of_plural(kind)?.path(namespace, name);
-        self.ask("PATCH", &path, MERGE, patch)
+        let target = Kind::of_plural(kind)?.path(namespace, name);
+        self.ask("PATCH", &target, MERGE, patch)
     }
 
     /// Merges a patch into an object's status.
@@ -153,8 +174,18 @@ impl Objects {
             .uri(path)
             .header("content-type", media_type)
             .body(body.into_bytes())?;
-        let answer = self.runtime.block_on(self.client.request_text(request));
+        let runtime = self.runtime.as_ref().context("the client is being dropped")?;
+        let answer = runtime.block_on(self.client.request_text(request));
         answer.with_context(|| format!("the API server refuses {method} {path}"))
+    }
+}
+
+impl Drop for Objects {
+    fn drop(&mut self) {
+        // A runtime that is dropped waits for its threads, which is not allowed within another.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where kube-apiserver, etcd and kubectl are.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -36,6 +37,19 @@ impl Programs {
                  folder with kube-apiserver, etcd and kubectl in KUBEBUILDER_ASSETS"
             ),
         }
+    }
+
+    /// The same; where there are none, says that `what` is skipped, and why, where cargo does not
+    /// hide it.
+    pub fn find_or_skip(what: &str) -> Option<Self> {
+        Self::find()
+            .inspect_err(|why| {
+                // Not by `eprintln`, which is not heard of a test that passes. Where nobody can
+                // hear it, there is nobody to tell.
+                let mut stderr = std::io::stderr();
+                let _ = writeln!(stderr, "skipped: {what}: {why:#}");
+            })
+            .ok()
     }
 
     fn within(folder: &Path) -> Option<Self> {

@@ -1,27 +1,28 @@
 //! The rung with everything: the real agent with its real eBPF program on the real kernel, in a
 //! network namespace that stands for the node. Pods' interfaces are veth pairs whose far ends are
-//! in another namespace, `ip` makes the routes as Felix would, and the API server is the emulator.
+//! in another namespace, `ip` makes the routes as Felix would, and the API server is the emulator
+//! or a real one ([`api`](super::api)).
 
 mod config;
 mod hear;
 mod objects;
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use self::hear::hear;
+use super::api::Api;
 use super::compare::AllSeen;
 use super::ipam::{Changed, Ipam};
-use super::step::{ApiState, FelixStep, PodStep, Step};
+use super::step::{FelixStep, PodStep, Step};
 use super::words::{Words, interface, pod_key};
 use super::{UPLINK, flood, pod};
 use crate::agent::{Agent, MemoryFile};
-use crate::apiserver::ApiServer;
-use crate::apiserver::fault::{Connections, Cut};
+use crate::cluster::Cluster;
 use crate::netns::Namespace;
 
 /// How long findings may take that are expected, beyond what the scenario itself allows: other
@@ -32,14 +33,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const CANARY: &str = "calicanary00000";
 const CANARY_ROUTE: &str = "198.51.100.0/24";
 
-/// What is said where the API server does not take what a step does.
-const REFUSED: &str = "the API server refuses";
-
 /// A node with an agent, pods, and an API server.
 pub struct Node<'a> {
     namespace: Namespace,
     far: Namespace,
-    api: ApiServer,
+    api: Api,
     pods: BTreeSet<String>,
     ipam: Ipam<'a>,
     felix: FelixStep,
@@ -48,7 +46,19 @@ pub struct Node<'a> {
 
 /// Runs a scenario; gives what was found.
 pub fn run(words: Words<'_>, route_source: &str) -> Result<AllSeen> {
-    let mut node = Node::new(words)?;
+    play(Node::new(words)?, words, route_source)
+}
+
+/// The same with a real API server, driven by kubectl.
+pub fn run_in_cluster(
+    words: Words<'_>,
+    route_source: &str,
+    cluster: Arc<Cluster>,
+) -> Result<AllSeen> {
+    play(Node::in_cluster(words, cluster)?, words, route_source)
+}
+
+fn play(mut node: Node<'_>, words: Words<'_>, route_source: &str) -> Result<AllSeen> {
     for step in &words.scenario.given {
         node.step(words, step).with_context(|| format!("given: {step:?}"))?;
     }
@@ -64,14 +74,22 @@ pub fn run(words: Words<'_>, route_source: &str) -> Result<AllSeen> {
 }
 
 impl<'a> Node<'a> {
-    /// A node without an agent.
+    /// A node without an agent, and an emulated API server.
     pub fn new(words: Words<'a>) -> Result<Self> {
+        Self::with(words, Api::emulated)
+    }
+
+    /// A node without an agent, of a cluster that is emptied for it.
+    pub fn in_cluster(words: Words<'a>, cluster: Arc<Cluster>) -> Result<Self> {
+        Self::with(words, |namespace| Api::real(cluster, namespace))
+    }
+
+    fn with(words: Words<'a>, api: impl FnOnce(&Namespace) -> Result<Api>) -> Result<Self> {
         let namespace = Namespace::new()?;
         let far = Namespace::new()?;
         namespace.ip(&format!("link add {UPLINK} type bridge"))?;
         namespace.ip(&format!("link set {UPLINK} up"))?;
-        let listener = namespace.within(|| TcpListener::bind("127.0.0.1:0"))?;
-        let api = ApiServer::start(listener)?;
+        let api = api(&namespace)?;
         let scenario = words.scenario;
         let mut node = Self {
             namespace,
@@ -153,12 +171,11 @@ impl<'a> Node<'a> {
             }
             Step::Terminate(pod) => {
                 let key = pod_key(pod)?;
-                self.api.terminate(key.namespace(), key.name()).context(REFUSED)?;
-                Ok(())
+                self.api.terminate(key.namespace(), key.name())
             }
             Step::Gone(pod) => {
                 let key = pod_key(pod)?;
-                self.api.remove("pods", key.namespace(), key.name()).context(REFUSED)?;
+                self.api.remove("pods", key.namespace(), key.name())?;
                 self.pods.remove(pod);
                 let changed = self.ipam.forget(&key);
                 self.blocks(&changed)
@@ -174,8 +191,7 @@ impl<'a> Node<'a> {
             Step::Service(entry) => self.apply(objects::service(words, entry)?),
             Step::ServiceGone(name) => {
                 let (namespace, name) = name.split_once('/').context("a Service")?;
-                self.api.remove("services", namespace, name).context(REFUSED)?;
-                Ok(())
+                self.api.remove("services", namespace, name)
             }
             Step::Felix(step) => self.settings(step),
             Step::Link(pod) => self.link(&interface(pod)?),
@@ -194,20 +210,7 @@ impl<'a> Node<'a> {
                 std::thread::sleep(*duration);
                 Ok(())
             }
-            Step::Api(state) => {
-                match state {
-                    ApiState::Held => self.api.faults().hold_watches(),
-                    ApiState::Released => self.api.faults().release_watches(),
-                    ApiState::Down => self.api.faults().connections(Connections::Refuse)?,
-                    ApiState::Cut => {
-                        self.api.compact();
-                        self.api.faults().cut_watches(Cut::Abrupt);
-                        self.api.faults().release_watches();
-                    }
-                    ApiState::Up => self.api.faults().connections(Connections::Serve)?,
-                }
-                Ok(())
-            }
+            Step::Api(state) => self.api.turn(*state),
             Step::Say(_) => Ok(()),
         }
     }
@@ -254,8 +257,7 @@ impl<'a> Node<'a> {
     }
 
     fn apply(&self, object: Value) -> Result<()> {
-        self.api.apply(object).context(REFUSED)?;
-        Ok(())
+        self.api.apply(object)
     }
 
     /// Writes the blocks that changed.
@@ -278,8 +280,7 @@ impl<'a> Node<'a> {
     fn patch(&self, pod: &str, patch: &Value) -> Result<()> {
         let key = pod_key(pod)?;
         ensure!(self.pods.contains(pod), "no pod {pod}");
-        self.api.patch("pods", key.namespace(), key.name(), patch).context(REFUSED)?;
-        Ok(())
+        self.api.patch("pods", key.namespace(), key.name(), patch)
     }
 
     /// An interface as the CNI plugin makes it: its far end is in the pod's namespace.

@@ -1,8 +1,9 @@
-//! The emulated API server against kube-rs, the client that the agent uses, and against what a
-//! real server does.
+//! The emulated API server against kube-rs, the client that the agent uses, and against a real
+//! server: [`contract`] holds for both.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod contract;
 mod faults;
 mod reads;
 mod watches;
@@ -21,14 +22,20 @@ use serde_json::{Value, json};
 /// How long anything may take that is certain to come.
 const LONG: Duration = Duration::from_secs(20);
 
-/// A server, and a client that repeats nothing on its own.
+/// An emulated server, and a client of it.
 async fn server() -> (ApiServer, Client) {
     let server = ApiServer::on_loopback().unwrap();
-    let kubeconfig = Kubeconfig::from_yaml(&server.kubeconfig()).unwrap();
+    let client = client(&server.kubeconfig()).await;
+    (server, client)
+}
+
+/// A client that repeats nothing on its own.
+async fn client(kubeconfig: &str) -> Client {
+    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).unwrap();
     let options = KubeConfigOptions::default();
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
     config.default_retry = false;
-    (server, Client::try_from(config).unwrap())
+    Client::try_from(config).unwrap()
 }
 
 fn pods(client: &Client) -> Api<Pod> {

@@ -60,20 +60,27 @@ pub(super) fn service(words: Words<'_>, entry: &ServiceEntry) -> Result<Value> {
     let cluster = texts(words, &entry.cluster_ips)?;
     let balancer = texts(words, &entry.load_balancer)?;
     let ingress: Vec<Value> = balancer.iter().map(|address| json!({"ip": address})).collect();
-    let ports: Vec<Value> =
-        entry.ports.iter().map(|port| json!({"port": port, "protocol": "TCP"})).collect();
+    let ports: Vec<Value> = entry.ports.iter().copied().map(port).collect();
+    let mut spec = json!({
+        "type": if ingress.is_empty() { "ClusterIP" } else { "LoadBalancer" },
+        "externalIPs": texts(words, &entry.external_ips)?,
+        "ports": ports,
+    });
+    if !cluster.is_empty() || ingress.is_empty() {
+        spec["clusterIP"] = json!(cluster.first().map_or("None", String::as_str));
+        spec["clusterIPs"] = json!(cluster);
+    }
     Ok(json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"namespace": namespace, "name": name},
-        "spec": {
-            "type": if ingress.is_empty() { "ClusterIP" } else { "LoadBalancer" },
-            "clusterIP": cluster.first().map_or("None", String::as_str),
-            "clusterIPs": cluster,
-            "externalIPs": texts(words, &entry.external_ips)?,
-            "ports": ports,
-        },
+        "spec": spec,
         "status": {"loadBalancer": {"ingress": ingress}},
     }))
+}
+
+/// A port of a Service. With others it must have a name.
+fn port(number: u16) -> Value {
+    json!({"name": format!("port-{number}"), "port": number, "protocol": "TCP"})
 }
 
 /// An IP pool.
