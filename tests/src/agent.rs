@@ -159,6 +159,23 @@ impl Agent {
         }
     }
 
+    /// Whether the log has said `message` so far.
+    pub fn has_logged(&mut self, message: &str) -> bool {
+        self.logged.extend(self.log.try_iter());
+        self.logged.iter().any(|entry| entry["fields"]["message"] == message)
+    }
+
+    /// Ends the agent by a signal that it cannot survive; gives what it had found and nobody had
+    /// heard yet, and all that it logged.
+    pub fn end(mut self, signal: Signal) -> Result<(Vec<Heard>, Vec<Value>)> {
+        kill(self.pid(), signal)?;
+        self.child.wait()?;
+        let found = self.findings.iter().collect();
+        let mut logged = std::mem::take(&mut self.logged);
+        logged.extend(self.log.iter());
+        Ok((found, logged))
+    }
+
     /// Ends the agent as Kubernetes would; gives all that it logged.
     pub fn stop(mut self) -> Result<Vec<Value>> {
         kill(self.pid(), Signal::SIGTERM)?;
