@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use detector_tests::scale;
+use detector_tests::cluster::programs::Programs;
+use detector_tests::{endure, scale};
 
 /// Measures and wears the agent at a real kube-apiserver. Needs root.
 #[derive(Parser)]
@@ -20,6 +21,19 @@ enum What {
     /// Measure traffic, memory and the time to name a far victim in a small and a large cluster;
     /// fail where a bound is broken.
     Scale(Scale),
+    /// Kill the agent and the API server at random points while pods come and go and attacks begin
+    /// and end; fail where anything false was found, missed, or opened twice.
+    Endure(Endure),
+}
+
+#[derive(Args)]
+struct Endure {
+    /// How often something is killed.
+    #[arg(long, default_value_t = 50)]
+    rounds: u32,
+    /// What chance follows from; by chance where it is not given.
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 #[derive(Args)]
@@ -52,6 +66,11 @@ fn main() -> Result<()> {
         What::Scale(Scale { nodes, own, few, many, quiet, churn, hijacks }) => {
             let quiet = Duration::from_secs(quiet);
             scale::run(&scale::Plan { nodes, own, few, many, quiet, churn, hijacks })
+        }
+        What::Endure(Endure { rounds, seed }) => {
+            // A seed that people can type.
+            let seed = seed.unwrap_or_else(|| u64::from(fastrand::u32(..)));
+            endure::run(Programs::find()?, endure::Plan { seed, rounds })
         }
     }
 }

@@ -35,7 +35,7 @@ impl Population {
         ensure!(plan.own <= plan.few && plan.few <= plan.many, "own, few and many pods, in order");
         let fullest = plan.own.max((plan.many - plan.own).div_ceil(plan.nodes - 1));
         ensure!(fullest <= ROOM, "a node has room for {ROOM} pods");
-        ensure!(plan.own > 0 && plan.churn <= plan.few - plan.own, "churn is of far pods");
+        ensure!(plan.own > 0 && plan.churn <= plan.many - plan.own, "churn is of far pods");
         Ok(Self { nodes: plan.nodes, own: plan.own, pods: 0 })
     }
 
@@ -63,10 +63,12 @@ impl Population {
         format!("pod-{node:03}-{place:03}")
     }
 
-    /// So many far pods on different nodes.
+    /// So many far pods, on different nodes as long as there are any.
     pub(super) fn spread(&self, count: u32) -> impl Iterator<Item = u32> + use<> {
-        let (own, far) = (self.own, self.pods - self.own);
-        (0..count).map(move |n| own + n * (far / count.max(1)) % far)
+        // Neighbours by number are on different nodes.
+        let (own, far, nodes) = (self.own, self.pods - self.own, self.nodes - 1);
+        let step = (far / nodes / count.max(1)).max(1) * nodes + 1;
+        (0..count).map(move |n| own + n * step % far)
     }
 
     /// Writes what there is before any pod: nodes and Calico's settings.
