@@ -20,6 +20,7 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use fastrand::Rng;
@@ -31,11 +32,15 @@ use self::world::World;
 use crate::cluster::Cluster;
 use crate::cluster::programs::Programs;
 
-/// Threads that make innocent pods on the agent's node, and elsewhere.
-const HERE: usize = 3;
-const ELSEWHERE: usize = 1;
+/// Who makes innocent pods: on the agent's node, or elsewhere.
+const CHURN: [bool; 4] = [true, true, true, false];
 /// Attackers, each with a pod of its own.
-const ATTACKERS: usize = 3;
+const ATTACKERS: usize = 5;
+
+/// Wrongs that are named; of the others only the number is told. And how near to each other they
+/// share a story.
+const NAMED: usize = 10;
+const TOGETHER: Duration = Duration::from_secs(5);
 
 /// How long it goes on, and by which chance.
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +69,9 @@ pub fn run(programs: Programs, plan: Plan) -> Result<()> {
             Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
         };
         scope.spawn(move || world.act(|| outage::serve(world, &orders)));
-        for n in 0..HERE + ELSEWHERE {
+        for (n, here) in CHURN.into_iter().enumerate() {
             let rng = rng();
-            scope.spawn(move || world.act(|| churn::go(world, n, n < HERE, rng)));
+            scope.spawn(move || world.act(|| churn::go(world, n, here, rng)));
         }
         for attacker in attackers {
             let rng = rng();
@@ -83,10 +88,16 @@ pub fn run(programs: Programs, plan: Plan) -> Result<()> {
     if verdict.wrongs.is_empty() {
         return Ok(());
     }
-    for wrong in verdict.wrongs.iter().take(5) {
-        println!("\nWRONG {}: {}\nbefore it:", world.clock(wrong.at), wrong.what);
-        for line in world.story_until(wrong.at) {
-            println!("  {line}");
+    let mut told = None;
+    for wrong in verdict.wrongs.iter().take(NAMED) {
+        println!("\nWRONG {}: {}", world.clock(wrong.at), wrong.what);
+        // What goes wrong together has one story.
+        if told.is_none_or(|told| wrong.at.since(told) > TOGETHER) {
+            told = Some(wrong.at);
+            println!("before it:");
+            for line in world.story_until(wrong.at) {
+                println!("  {line}");
+            }
         }
     }
     bail!("{} wrongs; the seed is {}", verdict.wrongs.len(), plan.seed);

@@ -198,7 +198,13 @@ impl Observed {
 fn print(readings: &[Reading], times: &[Duration]) {
     println!(
         "\n{:<34} {:>8} {:>12} {:>10} {:>8} {:>10} {:>10}",
-        "since the agent's start", "quiet s", "received B", "sent B", "CPU s", "RSS KiB", "peak KiB"
+        "since the agent's start",
+        "quiet s",
+        "received B",
+        "sent B",
+        "CPU s",
+        "RSS KiB",
+        "peak KiB"
     );
     for reading in readings {
         println!(

@@ -39,9 +39,9 @@ impl Write {
     }
 
     /// Merges a patch into an object.
-    pub fn patch(kind: &str, namespace: &str, name: &str, patch: Value) -> Result<Self> {
+    pub fn patch(kind: &str, namespace: &str, name: &str, body: Value) -> Result<Self> {
         let path = Kind::of_plural(kind)?.path(namespace, name);
-        Ok(Self { method: "PATCH", path, media_type: "application/merge-patch+json", body: patch })
+        Ok(Self { method: "PATCH", path, media_type: "application/merge-patch+json", body })
     }
 
     /// Merges a patch into an object's status.

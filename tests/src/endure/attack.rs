@@ -156,9 +156,7 @@ impl Attacker {
                 let claimed = victim.map(|victim| format!("[\"{}\"]", victim.address));
                 let claimed = claimed.map_or(Value::Null, Value::String);
                 let patch = annotate(&json!({ "cni.projectcalico.org/floatingIPs": claimed }));
-                world.write(None, |objects| {
-                    objects.patch("pods", namespace, pod, &patch).map(drop)
-                })
+                world.write(None, |objects| objects.patch("pods", namespace, pod, &patch).map(drop))
             }
             Kind::Forged => {
                 let status = pretend::running(victim.unwrap_or(&self.own).address);

@@ -72,8 +72,7 @@ impl<'a> Director<'a> {
 
     /// Makes all rounds, then lets all come to rest. Agents end with the thread that calls this.
     pub(super) fn direct(&mut self) -> Result<()> {
-        let listener =
-            self.world.wires.namespace().within(|| TcpListener::bind("127.0.0.1:0"))?;
+        let listener = self.world.wires.namespace().within(|| TcpListener::bind("127.0.0.1:0"))?;
         let relay = Relay::start(listener, self.world.cluster.addr())?;
         let addr = relay.addr();
         self.relay = Some(relay);

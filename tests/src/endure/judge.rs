@@ -89,9 +89,8 @@ impl<'a> Open<'a> {
 impl Attack {
     /// Whether a line is about this attack's route, or its claims, at a time when it may be.
     fn is_told(&self, heard: &Heard) -> bool {
-        let after = |end: Option<BootTime>, slack| {
-            end.is_some_and(|end| began(heard) > end.after(slack))
-        };
+        let after =
+            |end: Option<BootTime>, slack| end.is_some_and(|end| began(heard) > end.after(slack));
         let key = key(heard);
         heard.at >= self.begun
             && if key == self.key {
@@ -187,7 +186,12 @@ impl Verdict {
     }
 
     /// Whether an agent had to find an attack, and whether it did.
-    fn due(&mut self, (number, life): (usize, &Life), (n, attack): (usize, &Attack), outages: &[Outage]) {
+    fn due(
+        &mut self,
+        (number, life): (usize, &Life),
+        (n, attack): (usize, &Attack),
+        outages: &[Outage],
+    ) {
         let (Some(ready), Some(from)) = (life.ready, attack.from) else { return };
         let until = attack.until.unwrap_or(life.ended);
         let (start, end) = (from.max(ready), until.min(life.ended));
@@ -200,9 +204,9 @@ impl Verdict {
         let up_for = up(outages, start, end).into_iter().map(|(from, to)| to.since(from)).max();
         let due_named = settled || up_for.is_some_and(|time| time >= NAMED);
         let due_found = due_named || end.since(start) >= FOUND;
-        let line = |told: &dyn Fn(&Heard) -> bool| life.heard.iter().find(|heard| told(heard));
-        let found = line(&|heard| attack.is_found(heard));
-        let named = line(&|heard| attack.is_named(heard));
+        let first = |told: &dyn Fn(&Heard) -> bool| life.heard.iter().find(|heard| told(heard));
+        let found = first(&|heard| attack.is_found(heard));
+        let named = first(&|heard| attack.is_named(heard));
         self.due_found += usize::from(due_found);
         self.due_named += usize::from(due_named);
         if (due_found && found.is_none()) || (due_named && named.is_none()) {

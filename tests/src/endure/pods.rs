@@ -31,9 +31,8 @@ impl Running {
             world.say(format!("{name} is wired with {address}"));
         }
         let annotations = annotate(&pretend::annotations(Some(address)));
-        world.write(None, |objects| {
-            objects.patch("pods", namespace, pod, &annotations).map(drop)
-        })?;
+        world
+            .write(None, |objects| objects.patch("pods", namespace, pod, &annotations).map(drop))?;
         // The kubelet is not in haste.
         world.pause(Duration::from_millis(rng.u64(..400)), Stage::Calm);
         let status = pretend::running(address);
@@ -50,9 +49,8 @@ impl Running {
         world.write(Some(404), |objects| objects.terminate(namespace, pod))?;
         world.pause(Duration::from_millis(rng.u64(..500)), Stage::Calm);
         let annotations = annotate(&pretend::annotations(None));
-        world.write(None, |objects| {
-            objects.patch("pods", namespace, pod, &annotations).map(drop)
-        })?;
+        world
+            .write(None, |objects| objects.patch("pods", namespace, pod, &annotations).map(drop))?;
         if self.here {
             world.wires.detach(&self.name)?;
             world.say(format!("{} is no longer wired", self.name));

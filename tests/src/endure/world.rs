@@ -215,9 +215,7 @@ impl World {
 
     fn write_block(&self, block: &Block) -> Result<()> {
         let patch = json!({ "spec": block.spec() });
-        self.write(None, |objects| {
-            objects.patch("ipamblocks", "", &block.name(), &patch).map(drop)
-        })
+        self.write(None, |objects| objects.patch("ipamblocks", "", &block.name(), &patch).map(drop))
     }
 
     // --- The course of the run.

@@ -130,7 +130,9 @@ impl Population {
     fn blocks(&self) -> Vec<Block> {
         let size = u32::try_from(BLOCK).unwrap_or_default();
         let mut blocks: Vec<Block> = (0..self.nodes * 2)
-            .map(|n| Block::new(Ipv4Addr::from(u32::from(first(n / 2)) + n % 2 * size), &node(n / 2)))
+            .map(|n| {
+                Block::new(Ipv4Addr::from(u32::from(first(n / 2)) + n % 2 * size), &node(n / 2))
+            })
             .collect();
         for pod in 0..self.pods {
             let (node, place) = self.place(pod);
