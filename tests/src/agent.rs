@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,17 @@ pub struct Heard {
     pub finding: Value,
     /// When the line was read.
     pub at: BootTime,
+}
+
+/// What an agent that has ended leaves.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it had found and nobody had heard yet.
+    pub found: Vec<Heard>,
+    /// All that it logged.
+    pub logged: Vec<Value>,
 }
 
 /// A running agent.
@@ -157,6 +168,23 @@ impl Agent {
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => bail!("the agent has ended"),
         }
+    }
+
+    /// Whether the log has said `message` so far.
+    pub fn has_logged(&mut self, message: &str) -> bool {
+        self.logged.extend(self.log.try_iter());
+        self.logged.iter().any(|entry| entry["fields"]["message"] == message)
+    }
+
+    /// Ends the agent by a signal that it cannot survive; gives how it ended, what it had found and
+    /// nobody had heard yet, and all that it logged.
+    pub fn end(mut self, signal: Signal) -> Result<Ended> {
+        kill(self.pid(), signal)?;
+        let status = self.child.wait()?;
+        let found = self.findings.iter().collect();
+        let mut logged = std::mem::take(&mut self.logged);
+        logged.extend(self.log.iter());
+        Ok(Ended { status, found, logged })
     }
 
     /// Ends the agent as Kubernetes would; gives all that it logged.

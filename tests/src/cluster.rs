@@ -8,8 +8,9 @@
 //! To be reached from another network namespace, put a [`Relay`](crate::relay::Relay) between.
 //!
 //! Reading order: [`programs`] (where the binaries come from), `identity` (certificates, tokens,
-//! kubeconfigs), `etcd`, and [`objects`] (the quick way to write).
+//! kubeconfigs), `etcd`, [`objects`] (the quick way to write), and [`crowd`] (the way to write many).
 
+pub mod crowd;
 mod etcd;
 mod identity;
 pub mod objects;

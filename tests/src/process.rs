@@ -7,6 +7,7 @@ use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result};
+use nix::unistd::Pid;
 
 /// Makes the command end with the thread that starts it.
 pub fn end_with_thread(command: &mut Command) {
@@ -104,4 +105,22 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Seconds of CPU that the process has used.
+#[expect(clippy::cast_precision_loss, reason = "figures for people have three digits")]
+pub fn cpu(pid: Pid) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').context("a command")?.1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
+    Ok(ticks as f64 / per_second as f64)
+}
+
+/// A figure of the process's memory, in KiB.
+pub fn memory(pid: Pid, name: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|line| line.starts_with(name)).context("a figure of memory")?;
+    Ok(line.split_whitespace().nth(1).context("its value")?.parse()?)
 }

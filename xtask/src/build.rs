@@ -59,6 +59,29 @@ pub(crate) fn bench(name: &str) -> Result<()> {
     run_loud(program("bench", "release")?.arg(name))
 }
 
+/// Measures the agent in large clusters.
+pub(crate) fn scale() -> Result<()> {
+    run_loud(cluster()?.arg("scale"))
+}
+
+/// Wears the agent.
+pub(crate) fn endure(rounds: u32, seed: Option<u64>) -> Result<()> {
+    let mut endure = cluster()?;
+    endure.args(["endure", "--rounds", &rounds.to_string()]);
+    if let Some(seed) = seed {
+        endure.args(["--seed", &seed.to_string()]);
+    }
+    run_loud(&mut endure)
+}
+
+/// The program that needs the agent and a real API server.
+fn cluster() -> Result<Command> {
+    let quiet = ["build", "--quiet", "--release", "--package"];
+    cargo(&[&quiet[..], &["detector", "--bin", "detector"]].concat())?;
+    cargo(&[&quiet[..], &["detector-tests", "--bin", "cluster"]].concat())?;
+    program("cluster", "release")
+}
+
 /// Runs the engine's benchmark.
 pub(crate) fn bench_engine() -> Result<()> {
     cargo_loud(&["bench", "--quiet", "--package", "detector-core", "--bench", "engine"])

@@ -46,6 +46,16 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Kill the agent and a real API server at random points while pods come and go and attacks
+    /// begin and end; fail where anything false was found, missed, or opened twice.
+    Endure {
+        /// How often something is killed: fifty times take six minutes.
+        #[arg(long, default_value_t = 50)]
+        rounds: u32,
+        /// What chance follows from; by chance where it is not given.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Give arbitrary input to what reads the words of others, for a time.
     Fuzz {
         /// What reads.
@@ -65,6 +75,9 @@ enum Bench {
     Latency,
     /// A million host routes and a million others, with one hijack among them.
     Churn,
+    /// The agent's traffic and memory in a cluster of 2,000 and of 20,000 pods, with a real API
+    /// server, and how soon it names the victim of a hijack there.
+    Scale,
     /// The engine's cost per observation by the number of routes and claims.
     Engine,
 }
@@ -82,7 +95,15 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<()> {
     setup::run()?;
     // It takes minutes to build, so only what uses it waits for it.
-    if matches!(task, Task::Setup | Task::Test | Task::Scenario { .. }) {
+    let clustered = matches!(
+        task,
+        Task::Setup
+            | Task::Test
+            | Task::Scenario { .. }
+            | Task::Endure { .. }
+            | Task::Bench(Bench::Scale)
+    );
+    if clustered {
         setup::kubernetes::run()?;
     }
     match task {
@@ -91,9 +112,11 @@ fn run(task: Task) -> Result<()> {
         Task::Test => build::test(),
         Task::Scenario { files } => build::scenario(&files),
         Task::Simulate { options } => build::simulate(&options),
+        Task::Endure { rounds, seed } => build::endure(rounds, seed),
         Task::Fuzz { target, seconds } => fuzz::fuzz(target, seconds),
         Task::Bench(Bench::Latency) => build::bench("latency"),
         Task::Bench(Bench::Churn) => build::bench("churn"),
+        Task::Bench(Bench::Scale) => build::scale(),
         Task::Bench(Bench::Engine) => build::bench_engine(),
     }
 }

@@ -19,6 +19,7 @@ mod counters;
 mod failure;
 mod feature;
 mod felix;
+mod lean;
 mod nodes;
 pub mod parse;
 mod pods;
@@ -51,6 +52,7 @@ use tower::util::MapRequestLayer;
 
 pub use self::allowances::object;
 pub use self::counters::{Counters, Counts};
+pub use self::lean::{LeanNode, LeanNodeSpec, LeanNodeStatus};
 pub use self::rejection::{Reason, Rejection};
 use crate::clock;
 use crate::config::Config;

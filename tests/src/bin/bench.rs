@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use detector_core::time::BootTime;
 use detector_tests::agent::{Agent, now};
+use detector_tests::process::{cpu, memory};
 use detector_tests::rawroute::{RouteWriter, nth};
 use detector_tests::scenario::node::Node;
 use detector_tests::scenario::words::{Words, interface};
 use detector_tests::scenario::{Family, Scenario, UPLINK};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
-use nix::unistd::Pid;
 use serde_json::json;
 
 /// Hijacks that the latency is taken over.
@@ -222,21 +222,4 @@ fn pass(node: &Node, attacker: Option<&str>) -> Result<Pass> {
         writer.flush()?;
         Ok(Pass { host, wide: started.elapsed(), made: writer.made })
     })
-}
-
-/// Seconds of CPU that the process has used.
-fn cpu(pid: Pid) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<&str> =
-        stat.rsplit_once(')').context("a command")?.1.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
-    Ok(ticks as f64 / per_second as f64)
-}
-
-/// A figure of the process's memory, in KiB.
-fn memory(pid: Pid, name: &str) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with(name)).context("a figure of memory")?;
-    Ok(line.split_whitespace().nth(1).context("its value")?.parse()?)
 }

@@ -124,6 +124,12 @@ impl Objects {
         self.ask("DELETE", &path, JSON, &json!({ "gracePeriodSeconds": 0 })).map(drop)
     }
 
+    /// Asks a pod to end, as whoever deletes it does: its kubelet removes it in the end.
+    pub fn terminate(&self, namespace: &str, pod: &str) -> Result<()> {
+        let path = Kind::of_plural("pods")?.path(namespace, pod);
+        self.ask("DELETE", &path, JSON, &json!({ "gracePeriodSeconds": 30 })).map(drop)
+    }
+
     /// Makes a namespace, where it is not there yet.
     pub fn make_namespace(&self, name: &str) -> Result<()> {
         if self.ask("GET", &format!("/api/v1/namespaces/{name}"), JSON, &Value::Null).is_ok() {
@@ -190,7 +196,7 @@ impl Drop for Objects {
 }
 
 /// The HTTP status code of a refusal.
-fn code(error: &anyhow::Error) -> Option<u16> {
+pub fn code(error: &anyhow::Error) -> Option<u16> {
     match error.downcast_ref::<kube::Error>() {
         Some(kube::Error::Api(status)) => Some(status.code),
         _ => None,

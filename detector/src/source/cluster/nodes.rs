@@ -13,6 +13,7 @@ use kube::{Api, Client};
 use tokio::sync::mpsc;
 
 use super::counters::Counters;
+use super::lean::LeanNode;
 use super::watch::{Scope, Word, follow};
 use super::{SLOW_PATIENCE, parse, tell};
 
@@ -28,7 +29,7 @@ pub(super) async fn run(client: Client, counters: Arc<Counters>, tx: mpsc::Sende
     };
     let read = {
         let counters = Arc::clone(&counters);
-        move |object| counters.rejections.take(parse::node(&object))
+        move |object: LeanNode| counters.rejections.take(parse::node(&object))
     };
     let words = follow(vec![Api::all(client)], scope, counters, read);
     let mut words = std::pin::pin!(words);

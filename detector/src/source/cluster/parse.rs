@@ -31,6 +31,7 @@ use self::address::{cidr_or_ip, ip, prefix};
 pub use self::ipam::{block, pool};
 use self::reader::Reader;
 pub use self::service::service;
+use super::lean::LeanNode;
 use super::rejection::{Reason, Rejection};
 
 const FLOATING_IPS: &str = "cni.projectcalico.org/floatingIPs";
@@ -106,7 +107,7 @@ pub fn pod(pod: &api::Pod) -> Result<Parsed<Pod>, Rejection> {
 }
 
 /// A node, or why it cannot be one: without a name.
-pub fn node(node: &api::Node) -> Result<Parsed<Node>, Rejection> {
+pub fn node(node: &LeanNode) -> Result<Parsed<Node>, Rejection> {
     let mut reader = Reader::new("node", &node.metadata);
     let name = reader.identifier("metadata.name", node.metadata.name.as_deref(), 253)?;
     let mut addresses = Vec::new();

@@ -57,8 +57,10 @@ pub(super) struct Scope {
     pub(super) patience: Duration,
 }
 
-/// How many objects a page has.
-const PAGE: u32 = 250;
+/// How many objects a page has. A page is held as text and as objects at once, and a node with the
+/// images that it has is 12 KiB of text: this is what a listing of many nodes adds to the agent's
+/// memory, since allocators seldom give back.
+const PAGE: u32 = 50;
 /// The server's end of a watch may take this long to arrive.
 const MARGIN: Duration = Duration::from_secs(5);
 /// A server that ends each watch at once is treated as one that fails.

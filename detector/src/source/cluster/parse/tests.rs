@@ -344,7 +344,7 @@ fn a_status_can_be_forged_too() {
 
 #[test]
 fn a_node_has_its_own_and_its_tunnels_addresses() {
-    let object: api::Node = serde_json::from_value(json!({
+    let object: LeanNode = serde_json::from_value(json!({
         "metadata": {
             "name": "worker-1",
             "annotations": {
@@ -376,5 +376,5 @@ fn a_node_has_its_own_and_its_tunnels_addresses() {
         told,
         ["node worker-1: projectcalico.org/IPv4VXLANTunnelAddr is not an IP address: \"none\""]
     );
-    assert_eq!(node(&api::Node::default()).unwrap_err().reason, Reason::Missing);
+    assert_eq!(node(&LeanNode::default()).unwrap_err().reason, Reason::Missing);
 }

@@ -83,7 +83,7 @@ async fn a_cluster_with_blocks_is_calicos() {
     assert_eq!(next(&mut rx).await, What::Ipam(Ipam::Calico));
     assert_eq!(next(&mut rx).await, SEEING);
     let asked = asked.lock().unwrap();
-    assert_eq!(asked[0], "/apis/crd.projectcalico.org/v1/ippools?&limit=250");
+    assert_eq!(asked[0], "/apis/crd.projectcalico.org/v1/ippools?&limit=50");
     let look = "/apis/crd.projectcalico.org/v1/ipamblocks?&limit=1".to_owned();
     assert_eq!(asked.iter().filter(|request| **request == look).count(), 1, "{asked:?}");
     assert_eq!(counters.counts().rejections, 0);

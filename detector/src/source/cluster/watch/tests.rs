@@ -84,7 +84,7 @@ async fn all_pages_are_one_reset_and_changes_follow() {
     assert_eq!(heard, ["reset [a, b]", "seeing", "applied c", "applied a", "deleted b"]);
     assert_eq!(parameter(&asked, "resourceVersion"), ["-", "-", "7"]);
     assert_eq!(parameter(&asked, "continue"), ["-", "more", "-"]);
-    assert_eq!(parameter(&asked, "limit"), ["250", "250", "-"]);
+    assert_eq!(parameter(&asked, "limit"), ["50", "50", "-"]);
     assert_eq!(parameter(&asked, "fieldSelector"), ["metadata.name%3Da"; 3]);
     assert_eq!(parameter(&asked, "sendInitialEvents"), ["-"; 3]);
     assert_eq!((counters.counts().listings, counters.counts().failures), (1, 0));
