@@ -226,7 +226,6 @@ impl Telling {
             Event::Start => self.start(),
             Event::List(listing) => self.list(listing),
             Event::Word(epoch, what) if epoch == self.epoch && !self.down => self.observe(*what),
-            Event::Word(..) => {}
             Event::Read(question, asked) => self.read(question, asked),
             Event::Answer(answer) => {
                 self.write(|| format!("    told: {:?}", answer.reply.question()));
@@ -240,7 +239,7 @@ impl Telling {
                     self.observe(What::Blind(sense, Some("the API server is down".into())));
                 }
             }
-            Event::End => {}
+            Event::Word(..) | Event::End => {}
             Event::OutageEnds => {
                 self.write(|| "the API server is back".to_owned());
                 self.down = false;
@@ -508,6 +507,14 @@ impl Telling {
                     self.say(&pod, What::PodDeleted(key, pod.uid.clone()));
                 }
             }
+            act => self.act_beyond_the_pod(act),
+        }
+    }
+
+    /// What is not one pod's life on this node: routes of others, floating IPs, migrations, the
+    /// node's own days, and attacks.
+    fn act_beyond_the_pod(&mut self, act: Act) {
+        match act {
             Act::BirdRoute(life) => {
                 let (Some(address), n) = (self.address(life), self.plan.lives[life].node) else {
                     return;
@@ -598,6 +605,8 @@ impl Telling {
                 }
             }
             Act::Attack(step) => self.attack(step),
+            // Those of one pod's life.
+            _ => {}
         }
     }
 
