@@ -575,18 +575,7 @@ impl Telling {
                 }
                 self.suspended.extend(routes);
             }
-            Act::FelixStarts => {
-                for route in std::mem::take(&mut self.suspended) {
-                    let stands =
-                        route.hops.as_slice().iter().all(|hop| {
-                            hop.interface.is_none_or(|index| self.world.has_link(index))
-                        });
-                    if stands {
-                        let changes = self.world.add(route);
-                        self.kernel(changes);
-                    }
-                }
-            }
+            Act::FelixStarts => self.felix_starts(),
             Act::KubeletStarts => {
                 for life in 0..self.plan.lives.len() {
                     if self.plan.lives[life].node == 0 {
@@ -605,8 +594,33 @@ impl Telling {
                 }
             }
             Act::Attack(step) => self.attack(step),
-            // Those of one pod's life.
-            _ => {}
+            Act::Schedule(_)
+            | Act::Allocate(_)
+            | Act::LinkUp(_)
+            | Act::CniRoute(_)
+            | Act::FelixRoute(_)
+            | Act::Annotate(_)
+            | Act::Status(_)
+            | Act::Finish(_)
+            | Act::Terminate(_)
+            | Act::EmptyAnnotation(_)
+            | Act::LinkGone(_)
+            | Act::Release(_)
+            | Act::Gone(_) => {}
+        }
+    }
+
+    fn felix_starts(&mut self) {
+        for route in std::mem::take(&mut self.suspended) {
+            let stands = route
+                .hops
+                .as_slice()
+                .iter()
+                .all(|hop| hop.interface.is_none_or(|index| self.world.has_link(index)));
+            if stands {
+                let changes = self.world.add(route);
+                self.kernel(changes);
+            }
         }
     }
 
