@@ -146,7 +146,11 @@ impl<'a> Judge<'a> {
             pod.can_own() && pod.had_first(address) && !is_self(&pod.pod.key, Some(&pod.pod.node))
         };
         let here = self.facts.pods.with_address(address).filter(others);
-        let attached = here.into_iter().find(|pod| self.facts.is_attached(pod));
+        // Who has had the address only since the route went lost nothing to it.
+        let in_time = |pod: &LocalPod| {
+            self.over.is_none_or(|ended| pod.first_at.is_some_and(|first| first <= ended))
+        };
+        let attached = here.into_iter().find(|pod| self.facts.is_attached(pod) && in_time(pod));
         if let Record::Pending(until) = record
             && !attached.is_some_and(|pod| self.stands_for(pod, address))
         {
@@ -392,7 +396,7 @@ impl<'a> Judge<'a> {
     }
 
     fn is_late(&self, asked: BootTime) -> bool {
-        self.over.is_some_and(|ended| asked > ended.after(self.facts.settings.settle))
+        self.over.is_some_and(|ended| asked > ended.after(ROUND_TRIP))
     }
 
     fn answered(
