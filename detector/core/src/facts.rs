@@ -121,8 +121,14 @@ impl Facts {
         if self.pools.is_told() {
             return None;
         }
-        let until = self.pods_listed?.after(self.settings.sync);
-        (now < until).then_some(until)
+        // While the API server tells nothing there is nothing to conclude from their absence.
+        match self.pods_listed {
+            Some(listed) if !self.blind.contains_key(&Sense::Pods) => {
+                let until = listed.after(self.settings.sync);
+                (now < until).then_some(until)
+            }
+            _ => Some(now.after(self.settings.answer)),
+        }
     }
 
     /// Whether the cluster's part of the allow-list is still waited for, and until when: for news

@@ -785,7 +785,7 @@ impl Telling {
             Kind::Remote => last.charge.attacker.node == Some(node(2)),
             _ => last.charge.attacker.pod.as_ref() == Some(&self.key(EVIL)),
         };
-        if !attacker {
+        if !attacker && !self.is_unseen(attack) {
             return Some(format!("wrong attacker: {:?}", last.charge.attacker));
         }
         let over = matches!(attack.kind, Kind::Flap);

@@ -180,7 +180,9 @@ impl<'a> Judge<'a> {
             Strong::Nobody(again) => return Verdict::Entitled(Some(again)),
             Strong::Pending(until) => return self.until(until),
         };
-        let until = since.after(self.facts.settings.settle);
+        // IPAM gives an address to the next pod before we hear that this one let it go.
+        let read = if evidence.witness == Witness::Ipam { evidence.at } else { since };
+        let until = since.max(read).after(self.facts.settings.settle * 2);
         if self.now < until {
             return self.until(until);
         }

@@ -386,7 +386,7 @@ impl<'a> Judge<'a> {
 
     /// Whether the record was first seen to say what it says when the route was gone: the address may
     /// have changed hands since.
-    fn is_too_late(&self, address: IpAddr, record: &Record<'_>) -> bool {
+    pub(super) fn is_too_late(&self, address: IpAddr, record: &Record<'_>) -> bool {
         let (Record::Taken { known, .. } | Record::Free { known, .. }) = record else {
             return false;
         };

@@ -28,6 +28,9 @@ impl Judge<'_> {
             return verdict;
         }
         let Some(pod) = self.attached_owner(address) else { return Verdict::Irrelevant };
+        if let Some(until) = self.facts.pools_awaited(self.now) {
+            return Verdict::Doubt(Doubt { until: Some(until) });
+        }
         let until = leg.since.after(self.facts.settings.remote);
         if self.now < until {
             return Verdict::Doubt(Doubt { until: Some(until) });

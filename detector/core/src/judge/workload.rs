@@ -97,7 +97,11 @@ impl Judge<'_> {
         let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
         // The allocation is older than the route, so a reading that is older than the route but
         // names the pod serves.
-        let (unrecorded, again) = match self.record(address, leg.since, RARELY, &is_self) {
+        let record = self.record(address, leg.since, RARELY, &is_self);
+        if self.is_too_late(address, &record) {
+            return Verdict::Irrelevant;
+        }
+        let (unrecorded, again) = match record {
             Record::Taken { allocation, again, .. } if names(allocation, &is_self) => {
                 return Verdict::Entitled(Some(again));
             }
