@@ -672,6 +672,8 @@ impl Telling {
             }
             Step::RouteGone => {
                 if let Some(route) = self.diversion.clone() {
+                    // Nor will Felix make it again.
+                    self.suspended.retain(|other| *other != route);
                     let changes = self.world.delete(&route);
                     self.kernel(changes);
                 }

@@ -180,9 +180,13 @@ impl<'a> Judge<'a> {
             Strong::Nobody(again) => return Verdict::Entitled(Some(again)),
             Strong::Pending(until) => return self.until(until),
         };
-        // IPAM gives an address to the next pod before we hear that this one let it go.
+        // IPAM gives an address to the next pod before we hear that this one let it go: of a pod with
+        // a status little later, of one that never had any when its end is told.
+        let timing = &self.facts.settings;
+        let patience =
+            if claim.field == Field::PodIps { timing.newborn * 3 } else { timing.settle * 2 };
         let read = if evidence.witness == Witness::Ipam { evidence.at } else { since };
-        let until = since.max(read).after(self.facts.settings.settle * 2);
+        let until = since.max(read).after(patience);
         if self.now < until {
             return self.until(until);
         }
