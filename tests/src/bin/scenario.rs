@@ -24,10 +24,15 @@ const AT_ONCE: usize = 6;
 
 /// Scenarios that run with a real API server where no files are named: those of the bulletin, and
 /// innocent days of each sort. They run one after the other, in one cluster.
-const IN_CLUSTER: [&str; 8] = [
+const IN_CLUSTER: [&str; 13] = [
     "e01-floating-ip-feature-off",
     "e02-floating-ip-not-allowed",
     "e02-floating-ip-of-nobody",
+    "e05-forged-status-and-annotation",
+    "e06-forged-status",
+    "e08-past-ipam",
+    "e13-the-next-owner-here",
+    "e31-prefix-annotation",
     "twin-address-reused",
     "twin-approved-floating-ip",
     "twin-finished-job",
