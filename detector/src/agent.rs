@@ -299,6 +299,11 @@ impl Agent {
                     debug!(why, "the tables are read once more");
                     self.resync.request(Reason::Outrun);
                 }
+                Output::Watch(_)
+                | Output::Unwatch(_)
+                | Output::Count(_)
+                | Output::Sources(..)
+                | Output::Ranges(_) => {}
             }
         }
     }

@@ -36,6 +36,19 @@ pub enum Output {
     Question(Question),
     /// The kernel's tables have to be dumped anew.
     Resync(&'static str),
+    /// Packets for the address are to be counted from now on, from zero.
+    Watch(IpAddr),
+    /// Packets for the address need no longer be counted.
+    Unwatch(IpAddr),
+    /// What was counted for the watched address is wanted now; the answer is an observation.
+    Count(IpAddr),
+    /// Packets that come out of this interface may have these source addresses and no other; what
+    /// was said of the interface before is void. An empty list means that nobody knows yet, and
+    /// that nothing is to be said of them.
+    Sources(IfIndex, Vec<Prefix>),
+    /// The prefixes in which pods' addresses lie, all of them: connections to others matter only
+    /// where the address is watched.
+    Ranges(Vec<Prefix>),
 }
 
 /// How much of everything the engine holds; what metrics show.
@@ -194,6 +207,11 @@ impl Engine {
                 }
             }
             What::Answer(answer) => self.answer(now, answer),
+            What::Counting(_)
+            | What::Traffic(_)
+            | What::Pretended(_)
+            | What::Translated(_)
+            | What::TranslationRules(_) => {}
             What::Blind(sense, why) => self.blind(now, at, sense, why),
         }
     }
@@ -286,7 +304,7 @@ impl Engine {
     }
 
     fn affected(&mut self, now: BootTime, at: BootTime, affected: Affected) {
-        let Affected { prefixes, links, rules, removed } = affected;
+        let Affected { prefixes, links, rules, neighbours: _, removed } = affected;
         let mut subjects = BTreeSet::new();
         for entry in removed {
             let subject = Subject::Prefix(entry.route.prefix);

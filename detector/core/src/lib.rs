@@ -5,7 +5,7 @@
 //! parsed away before it gets here. So it can be property-tested, replayed and benchmarked.
 //!
 //! Read in this order: [`route`], [`link`], [`workload`],
-//! [`claim`] and [`policy`] are the words;
+//! [`claim`], [`policy`] and [`traffic`] are the words;
 //! [`observation`] is all that can be said with them; `facts` is what is true, `judge` says what is
 //! right, `ledger` remembers what was said, and [`engine`] is the one door to all of it; [`finding`]
 //! is what comes out.
@@ -30,4 +30,5 @@ pub mod policy;
 pub mod route;
 pub mod settings;
 pub mod time;
+pub mod traffic;
 pub mod workload;

@@ -7,6 +7,7 @@ use crate::link::Link;
 use crate::policy::{AllowList, Feature, Felix};
 use crate::route::{IfIndex, NextHopId, NextHopObject, Prefix, Route, Rule};
 use crate::time::BootTime;
+use crate::traffic::{Pretended, Traffic, Translated, TranslationRule};
 use crate::workload::{NodeName, Pod, PodKey, Uid};
 
 /// Something that a source saw, and when.
@@ -63,6 +64,17 @@ pub enum What {
     AllowList(AllowList),
     /// The answer to a question.
     Answer(Answer),
+    /// Packets of watched addresses are counted from now on, or no longer: whether the engine may
+    /// wait for a last count when a finding closes.
+    Counting(bool),
+    /// What was counted for a watched address, all of it.
+    Traffic(Traffic),
+    /// Packets that came out of a pod's interface pretend to be another's; counted since the first.
+    Pretended(Pretended),
+    /// The destination of a connection was translated.
+    Translated(Translated),
+    /// These are all rules that translate destinations, now.
+    TranslationRules(Vec<TranslationRule>),
     /// A source has lost something, or cannot see; `None` when it sees all again.
     Blind(Sense, Option<Box<str>>),
 }
@@ -93,6 +105,10 @@ pub enum KernelChange {
     NextHop(NextHopId, NextHopObject),
     /// `RTM_DELNEXTHOP`. IPv4 routes that used it vanish without a message of their own.
     NextHopGone(NextHopId),
+    /// `RTM_NEWNEIGH` of an entry that somebody made: the kernel's own come and go untold.
+    Neighbour(Neighbour),
+    /// `RTM_DELNEIGH`, or an entry that is the kernel's own from now on.
+    NeighbourGone(Neighbour),
 }
 
 /// Where a new route stands among its peers, the routes of the same prefix, table, TOS and metric.
@@ -136,6 +152,28 @@ pub enum KernelState {
     Rule(Rule),
     /// A next-hop object.
     NextHop(NextHopId, NextHopObject),
+    /// A neighbour entry that somebody made.
+    Neighbour(Neighbour),
+}
+
+/// A neighbour entry that somebody made, so that it stays until somebody takes it away.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Neighbour {
+    /// The interface.
+    pub interface: IfIndex,
+    /// The address.
+    pub address: IpAddr,
+    /// What the entry does.
+    pub kind: NeighbourKind,
+}
+
+/// What a neighbour entry does.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum NeighbourKind {
+    /// Packets for the address are handed to a fixed link address (`NUD_PERMANENT`).
+    Permanent,
+    /// The node answers for the address on the interface (`NTF_PROXY`).
+    Proxy,
 }
 
 /// A node and the addresses that are its own.
@@ -166,6 +204,12 @@ pub enum Sense {
     Services,
     /// The part of the allow-list that is kept in the cluster.
     Allowances,
+    /// Packets on pods' interfaces and uplinks.
+    Packets,
+    /// Connections whose destination was translated.
+    Connections,
+    /// Rules that translate destinations.
+    Translations,
 }
 
 impl Sense {
@@ -179,6 +223,9 @@ impl Sense {
             Self::Pools => "pools",
             Self::Services => "services",
             Self::Allowances => "allowances",
+            Self::Packets => "packets",
+            Self::Connections => "connections",
+            Self::Translations => "translations",
         }
     }
 }

@@ -294,7 +294,7 @@ fn play(story: &Story, lags: &[u64]) -> Vec<Finding> {
                     let reply = Reply::Claimants(address, claimants);
                     answers.push((due, Answer { asked: now, reply }));
                 }
-                Output::Resync(_) => {}
+                _ => {}
             }
         }
     }

@@ -46,6 +46,7 @@ fn a_dump_holds_everything_in_its_order() {
             KernelState::Rule(_) => 3,
             KernelState::Route(route) if route.prefix.is_ipv4() => 4,
             KernelState::Route(_) => 5,
+            KernelState::Neighbour(_) => 6,
         };
         let order: Vec<_> = states.iter().map(section).collect();
         assert!(order.is_sorted(), "{order:?}");

@@ -43,6 +43,7 @@ impl Tables {
             KernelState::NextHop(id, object) => {
                 self.nexthops.insert(id, object);
             }
+            KernelState::Neighbour(_) => {}
         }
     }
 
@@ -74,6 +75,7 @@ impl Tables {
                 self.nexthops.remove(&id);
                 self.routes.retain(|route| route.nexthop_id != Some(id));
             }
+            KernelChange::Neighbour(_) | KernelChange::NeighbourGone(_) => {}
         }
     }
 

@@ -240,7 +240,7 @@ impl Run<'_> {
                     let due = self.now.after(ANSWER);
                     self.under_way.push((due, Observation { at: due, what }));
                 }
-                Output::Resync(_) => {}
+                _ => {}
             }
         }
     }

@@ -374,6 +374,7 @@ impl Telling {
                     let time = self.now + self.rng.u64(MS..50 * MS);
                     self.at(time, Event::List(Listing::Kernel));
                 }
+                _ => {}
             }
         }
     }

@@ -5,13 +5,13 @@
 //! comes out is the truth: a change that the dump already held is idempotent, one that it lacked is
 //! added, and one made before its part was read is overruled by the later ones that follow it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::fib::{Entry, Fib};
 use super::links::Links;
 use crate::link::LinkKind;
-use crate::observation::{KernelChange, KernelState, Place};
+use crate::observation::{KernelChange, KernelState, Neighbour, Place};
 use crate::route::{
     Hops, IfIndex, NextHop, NextHopId, NextHopObject, Prefix, Route, Rule, RuleAction, Table,
 };
@@ -40,6 +40,8 @@ pub(crate) struct KernelTables {
     rules_by_table: HashMap<Table, BTreeSet<Rule>>,
     rules_by_destination: HashMap<IpAddr, BTreeSet<Rule>>,
     nexthops: HashMap<NextHopId, NextHopObject>,
+    /// Each with the time from which it has stood.
+    neighbours: BTreeMap<Neighbour, BootTime>,
     dump: Option<Box<Dump>>,
     /// Whether a dump was ever complete.
     complete: bool,
@@ -62,6 +64,7 @@ pub(crate) struct Affected {
     pub(crate) prefixes: Vec<Prefix>,
     pub(crate) links: Vec<IfIndex>,
     pub(crate) rules: Vec<Rule>,
+    pub(crate) neighbours: Vec<Neighbour>,
     /// Routes that are gone, with the legs that they had.
     pub(crate) removed: Vec<Entry>,
 }
@@ -119,6 +122,10 @@ impl KernelTables {
                 self.flush_interface(index, &mut affected);
                 self.fib.forget_interface(index);
                 self.links.remove(index);
+                // They go with it, and not each of them is told.
+                let gone =
+                    self.neighbours.extract_if(.., |neighbour, _| neighbour.interface == index);
+                affected.neighbours.extend(gone.map(|(neighbour, _)| neighbour));
                 affected.links.push(index);
             }
             KernelChange::Route { route, place, writer } => {
@@ -148,6 +155,15 @@ impl KernelTables {
                     self.bury(entry, &mut affected);
                 }
                 self.nexthops.remove(&id);
+            }
+            KernelChange::Neighbour(neighbour) => {
+                self.neighbours.entry(neighbour).or_insert(at);
+                affected.neighbours.push(neighbour);
+            }
+            KernelChange::NeighbourGone(neighbour) => {
+                if self.neighbours.remove(&neighbour).is_some() {
+                    affected.neighbours.push(neighbour);
+                }
             }
         }
         affected
@@ -179,6 +195,9 @@ impl KernelTables {
             KernelState::NextHop(id, object) => {
                 tables.nexthops.insert(id, object);
             }
+            KernelState::Neighbour(neighbour) => {
+                tables.neighbours.insert(neighbour, at);
+            }
         }
     }
 
@@ -208,6 +227,9 @@ impl KernelTables {
         tables.links.remember(&self.links);
         for (rule, since) in &mut tables.rules {
             *since = self.rules.get(rule).copied().unwrap_or(*since);
+        }
+        for (neighbour, since) in &mut tables.neighbours {
+            *since = self.neighbours.get(neighbour).copied().unwrap_or(*since);
         }
         tables.fib.remember(&self.fib);
         tables.complete = true;
@@ -251,6 +273,16 @@ impl KernelTables {
     /// Since when a rule has stood, if it does.
     pub(crate) fn rule_since(&self, rule: &Rule) -> Option<BootTime> {
         self.rules.get(rule).copied()
+    }
+
+    /// Since when a neighbour entry has stood, if it does.
+    pub(crate) fn neighbour_since(&self, neighbour: &Neighbour) -> Option<BootTime> {
+        self.neighbours.get(neighbour).copied()
+    }
+
+    /// All neighbour entries that somebody made.
+    pub(crate) fn neighbours(&self) -> impl Iterator<Item = &Neighbour> {
+        self.neighbours.keys()
     }
 
     /// The rules for this one destination.

@@ -365,6 +365,7 @@ impl Harness {
                     self.engine.observe(self.now, Observation { at: self.now, what });
                 }
                 Output::Resync(_) => self.resync = true,
+                _ => {}
             }
         }
     }

@@ -1,11 +1,11 @@
 //! The pretended kernel: links, routes, rules and next hops, and what it announces of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use detector_core::link::{Link, LinkKind};
-use detector_core::observation::{KernelChange, KernelState, Place, What};
+use detector_core::observation::{KernelChange, KernelState, Neighbour, Place, What};
 use detector_core::route::{
     Hops, IfIndex, NextHop, NextHopId, NextHopObject, Prefix, Route, Rule, Table,
 };
@@ -21,6 +21,7 @@ pub(super) struct Kernel {
     routes: Vec<Route>,
     rules: Vec<Rule>,
     nexthops: BTreeMap<NextHopId, NextHopObject>,
+    neighbours: BTreeSet<Neighbour>,
 }
 
 impl Kernel {
@@ -45,7 +46,8 @@ impl Kernel {
             self.nexthops.iter().map(|(id, object)| KernelState::NextHop(*id, object.clone()));
         let rules = self.rules.iter().cloned().map(KernelState::Rule);
         let routes = self.routes.iter().cloned().map(KernelState::Route);
-        links.chain(nexthops).chain(rules).chain(routes).collect()
+        let neighbours = self.neighbours.iter().copied().map(KernelState::Neighbour);
+        links.chain(nexthops).chain(rules).chain(routes).chain(neighbours).collect()
     }
 
     /// Does what `ip` with these arguments would; gives what is announced.
@@ -160,6 +162,14 @@ impl Kernel {
                 self.routes.retain(|route| route.nexthop_id != Some(id));
                 self.nexthops.remove(&id);
                 announced.push(KernelChange::NextHopGone(id));
+            }
+            KernelChange::Neighbour(neighbour) => {
+                self.neighbours.insert(neighbour);
+                announced.push(KernelChange::Neighbour(neighbour));
+            }
+            KernelChange::NeighbourGone(neighbour) => {
+                self.neighbours.remove(&neighbour);
+                announced.push(KernelChange::NeighbourGone(neighbour));
             }
         }
         announced.into_iter().map(What::Kernel).collect()
