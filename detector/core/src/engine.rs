@@ -4,9 +4,12 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
+mod packets;
 mod resting;
+mod watching;
 
 use self::resting::Resting;
+use self::watching::{Change, Watching, watched_address};
 use crate::claim::Ipam;
 use crate::facts::Facts;
 use crate::facts::kernel::{Affected, DumpEnd};
@@ -86,6 +89,7 @@ pub struct Engine {
     backlog: BTreeSet<Question>,
     /// Who waits for, or rests on, an answer.
     resting: Resting,
+    watching: Watching,
     sweep: Option<BootTime>,
     said: VecDeque<Output>,
 }
@@ -103,6 +107,7 @@ impl Engine {
             asked: BTreeSet::new(),
             backlog: BTreeSet::new(),
             resting: Resting::default(),
+            watching: Watching::default(),
             sweep: None,
             said: VecDeque::new(),
         }
@@ -156,10 +161,12 @@ impl Engine {
             What::NodeApplied(node) => {
                 let touched = self.facts.nodes.apply(node);
                 self.addresses(now, touched);
+                self.tell_ranges();
             }
             What::NodeDeleted(name) => {
                 let touched = self.facts.nodes.delete(&name);
                 self.addresses(now, touched);
+                self.tell_ranges();
             }
             What::Ipam(ipam) => {
                 if std::mem::replace(&mut self.facts.pools.ipam, ipam) != ipam {
@@ -207,11 +214,14 @@ impl Engine {
                 }
             }
             What::Answer(answer) => self.answer(now, answer),
-            What::Counting(_)
-            | What::Traffic(_)
-            | What::Pretended(_)
-            | What::Translated(_)
-            | What::TranslationRules(_) => {}
+            What::Counting(counting) => self.counting(now, at, counting),
+            What::Traffic(traffic) => self.traffic(now, traffic),
+            What::Pretended(pretended) => self.pretended(now, at, pretended),
+            What::Translated(translated) => self.translated(now, at, translated),
+            What::TranslationRules(rules) => {
+                let changed = self.facts.translations.reset(at, rules);
+                self.translations(now, changed);
+            }
             What::Blind(sense, why) => self.blind(now, at, sense, why),
         }
     }
@@ -237,13 +247,15 @@ impl Engine {
             self.sweep = None;
             self.sweep(now);
         }
+        self.close_overdue(Some(now));
     }
 
     /// When [`Engine::tick`] will next do something.
     pub fn next_deadline(&self) -> Option<BootTime> {
         let subject = self.deadlines.first().map(|(due, _)| *due);
         let question = self.asked.first().map(|(due, _)| *due);
-        [subject, question, self.sweep].into_iter().flatten().min()
+        let closing = self.watching.next_deadline();
+        [subject, question, self.sweep, closing].into_iter().flatten().min()
     }
 
     /// The next thing that the engine has to say.
@@ -304,7 +316,7 @@ impl Engine {
     }
 
     fn affected(&mut self, now: BootTime, at: BootTime, affected: Affected) {
-        let Affected { prefixes, links, rules, neighbours: _, removed } = affected;
+        let Affected { prefixes, links, rules, neighbours, removed } = affected;
         let mut subjects = BTreeSet::new();
         for entry in removed {
             let subject = Subject::Prefix(entry.route.prefix);
@@ -326,8 +338,10 @@ impl Engine {
         }
         for index in links {
             self.add_link(index, &mut subjects);
+            self.tell_sources(index);
         }
         subjects.extend(rules.into_iter().map(Subject::Rule));
+        subjects.extend(neighbours.into_iter().map(Subject::Neighbour));
         self.judge_all(now, at, subjects);
     }
 
@@ -356,6 +370,10 @@ impl Engine {
         subjects.insert(Subject::Prefix(Prefix::host(address)));
         subjects.extend(self.facts.kernel.fib.covering(address).map(Subject::Prefix));
         subjects.extend(self.facts.kernel.rules_for(address).cloned().map(Subject::Rule));
+        subjects.extend(self.facts.kernel.neighbours_for(address).copied().map(Subject::Neighbour));
+        subjects.extend(self.facts.translations.of(address).into_iter().map(Subject::Translation));
+        let pretending = self.facts.packets.pretending_to_have(address);
+        subjects.extend(pretending.copied().map(Subject::Pretence));
         self.add_claims(address, subjects);
     }
 
@@ -373,6 +391,7 @@ impl Engine {
         for name in &touched.interfaces {
             if let Some(link) = self.facts.kernel.links.by_name(name) {
                 let index = link.link.index;
+                self.tell_sources(index);
                 let prefixes = self.facts.kernel.fib.on_interface(index);
                 subjects.extend(prefixes.into_iter().map(Subject::Prefix));
             }
@@ -381,6 +400,7 @@ impl Engine {
             self.add_address(address, &mut subjects);
         }
         self.judge_all(now, now, subjects);
+        self.tell_ranges();
     }
 
     /// What a change of Services bears on: the claims that were made before it, and addresses.
@@ -435,7 +455,12 @@ impl Engine {
             subjects.extend(pod.claims().map(Subject::Claim));
         }
         subjects.extend(facts.services.claims().map(Subject::Claim));
+        subjects.extend(facts.translations.iter().map(Subject::Translation));
+        subjects.extend(facts.kernel.neighbours().copied().map(Subject::Neighbour));
+        subjects.extend(facts.packets.pretending().copied().map(Subject::Pretence));
         self.judge_all(now, at, subjects);
+        self.tell_ranges();
+        self.tell_all_sources();
     }
 
     fn judge_all(&mut self, now: BootTime, at: BootTime, subjects: BTreeSet<Subject>) {
@@ -451,6 +476,7 @@ impl Engine {
             None => judge::Judgement::default(),
         };
         if live.verdicts.is_empty() && !self.ledger.knows(subject) {
+            self.forget(now, subject);
             return;
         }
         self.resting.set(subject, live.rests.union(&gone.rests).copied().collect());
@@ -465,9 +491,13 @@ impl Engine {
         if self.ledger.overflowed != overflowed {
             self.sweep.get_or_insert(now.after(SWEEP));
         }
-        self.said.extend(told.into_iter().map(|finding| Output::Finding(Box::new(finding))));
+        for finding in told {
+            self.say(now, finding);
+        }
+        self.watch(subject);
         if !self.ledger.knows(subject) {
             self.resting.set(subject, BTreeSet::new());
+            self.forget(now, subject);
         }
         self.schedule(now, subject, next);
     }
@@ -525,6 +555,9 @@ impl Engine {
     fn answered(&mut self, now: BootTime, question: Question) {
         let subjects = self.resting.on(question).cloned().collect();
         self.judge_all(now, now, subjects);
+        if let Question::Block(block) = question {
+            self.tell_sources_within(block);
+        }
     }
 
     /// Looks at what could not be waited for before, as far as there is room now.

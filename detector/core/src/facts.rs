@@ -8,7 +8,9 @@ pub(crate) mod cluster;
 pub(crate) mod fib;
 pub(crate) mod kernel;
 pub(crate) mod links;
+pub(crate) mod packets;
 pub(crate) mod pods;
+pub(crate) mod translations;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +18,9 @@ use self::answers::Answers;
 use self::cluster::{Nodes, Pools, Services};
 use self::kernel::KernelTables;
 use self::links::KnownLink;
+use self::packets::Packets;
 use self::pods::{LocalPod, Pods};
+use self::translations::Translations;
 use crate::claim::Ipam;
 use crate::judge::Doubt;
 use crate::observation::Sense;
@@ -41,6 +45,8 @@ pub(crate) struct Facts {
     pub(crate) felix: Felix,
     pub(crate) allow: AllowList,
     pub(crate) answers: Answers,
+    pub(crate) packets: Packets,
+    pub(crate) translations: Translations,
     /// Senses that have told all there is at least once.
     pub(crate) synced: BTreeSet<Sense>,
     /// Senses that are impaired at present, and why.
@@ -79,6 +85,8 @@ impl Facts {
             felix: Felix::default(),
             allow: AllowList::default(),
             answers: Answers::default(),
+            packets: Packets::default(),
+            translations: Translations::default(),
             synced: BTreeSet::new(),
             blind: BTreeMap::new(),
         }

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use crate::claim::ServiceKey;
 use crate::link::InterfaceName;
-use crate::route::{Prefix, RouteKind, Rule, Table};
+use crate::observation::{Neighbour, NeighbourKind};
+use crate::route::{IfIndex, Prefix, RouteKind, Rule, Table};
 use crate::time::BootTime;
+use crate::traffic::{Flow, Pretence, Tally};
 use crate::workload::{NodeName, PodKey, Uid};
 
 /// Where a diverted packet ends up.
@@ -23,6 +25,8 @@ pub enum Target {
     Nowhere(RouteKind),
     /// At whoever makes the claim that the finding is about.
     Claimant,
+    /// At whoever has this address, to which destinations are translated.
+    Address(IpAddr),
 }
 
 impl fmt::Display for Target {
@@ -33,6 +37,7 @@ impl fmt::Display for Target {
             Self::Host => f.write_str("local"),
             Self::Nowhere(kind) => write!(f, "{kind}"),
             Self::Claimant => f.write_str("claimant"),
+            Self::Address(address) => write!(f, "translated to {address}"),
         }
     }
 }
@@ -56,6 +61,32 @@ pub enum Subject {
     Rule(Rule),
     /// What somebody says in the API that an address is, whatever the kernel does.
     Claim(Claim),
+    /// A translation of destinations, by whatever rules there are and connections show.
+    Translation(Translation),
+    /// A neighbour entry that somebody made.
+    Neighbour(Neighbour),
+    /// Packets that come out of a pod's interface and pretend to be another's.
+    Pretence(Pretending),
+}
+
+/// Destinations that are translated, and what to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Translation {
+    /// The destinations.
+    pub prefix: Prefix,
+    /// The first of the addresses that they are translated to.
+    pub to: IpAddr,
+}
+
+/// Who pretends to have which address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Pretending {
+    /// The address; the unspecified one stands for more than are kept apart.
+    pub address: IpAddr,
+    /// The interface that the packets come out of.
+    pub interface: IfIndex,
+    /// In what way.
+    pub pretence: Pretence,
 }
 
 /// A claim on a prefix that is no route, or not yet.
@@ -125,6 +156,9 @@ impl Subject {
             Self::Prefix(prefix) => Some(*prefix),
             Self::Rule(rule) => rule.to,
             Self::Claim(claim) => Some(claim.prefix),
+            Self::Translation(translation) => Some(translation.prefix),
+            Self::Neighbour(neighbour) => Some(Prefix::host(neighbour.address)),
+            Self::Pretence(pretending) => Some(Prefix::host(pretending.address)),
         }
     }
 }
@@ -136,6 +170,17 @@ impl fmt::Display for FindingKey {
             Subject::Rule(rule) => write!(f, "rule {rule} {}", self.target),
             Subject::Claim(Claim { prefix, claimant, field }) => {
                 write!(f, "{prefix} claimed by {claimant} in {}", field.as_str())
+            }
+            Subject::Translation(Translation { prefix, .. }) => write!(f, "{prefix} {}", self.target),
+            Subject::Neighbour(Neighbour { address, kind, .. }) => {
+                let kind = match kind {
+                    NeighbourKind::Permanent => "neighbour",
+                    NeighbourKind::Proxy => "neighbour proxy",
+                };
+                write!(f, "{address} {kind} {}", self.target)
+            }
+            Subject::Pretence(Pretending { address, pretence, .. }) => {
+                write!(f, "{address} pretended as {} from {}", pretence.as_str(), self.target)
             }
         }
     }
@@ -201,6 +246,10 @@ pub enum Means {
     Dnat,
     /// Nothing but a claim.
     Claim,
+    /// A neighbour entry, or a message that makes one.
+    Neighbour,
+    /// Packets that bear somebody else's source address.
+    Spoof,
 }
 
 impl Means {
@@ -212,6 +261,8 @@ impl Means {
             Self::Rule => "rule",
             Self::Dnat => "dnat",
             Self::Claim => "claim",
+            Self::Neighbour => "neighbour",
+            Self::Spoof => "spoof",
         }
     }
 }
@@ -333,6 +384,12 @@ pub enum Witness {
     Ipam,
     /// The configuration.
     Policy,
+    /// Packets on the node's interfaces.
+    Packets,
+    /// The kernel's connection tracking.
+    Connections,
+    /// Rules of netfilter.
+    Rules,
 }
 
 impl Witness {
@@ -343,6 +400,9 @@ impl Witness {
             Self::Api => "api",
             Self::Ipam => "ipam",
             Self::Policy => "policy",
+            Self::Packets => "packets",
+            Self::Connections => "connections",
+            Self::Rules => "rules",
         }
     }
 }
@@ -418,6 +478,26 @@ pub struct Charge {
     pub evidence: Vec<Evidence>,
     /// What could not be seen when it was judged; empty where nothing was missing.
     pub missing: Vec<Box<str>>,
+    /// The packets that were diverted; `None` where nobody counts them.
+    pub traffic: Option<Diverted>,
+}
+
+/// Packets that were diverted, as far as they were counted: from the moment at which somebody may be
+/// taking the address's traffic.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Diverted {
+    /// Packets as they are on a wire.
+    pub packets: u64,
+    /// Their bytes, from the IP header on.
+    pub bytes: u64,
+    /// Different clients among the flows that were kept apart.
+    pub clients: u64,
+    /// Whether there were more flows than were kept apart, so that `clients` is the least.
+    pub more: bool,
+    /// When the first came and when the last did; `None` where none came.
+    pub span: Option<(BootTime, BootTime)>,
+    /// The largest flows.
+    pub sample: Vec<(Flow, Tally)>,
 }
 
 /// Where a finding is in its life.
@@ -460,6 +540,12 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// Whether it was over before any packet was diverted; `None` where nobody counted, or it is not
+    /// over.
+    pub fn prevented(&self) -> Option<bool> {
+        self.ended.and(self.charge.traffic.as_ref()).map(|traffic| traffic.packets == 0)
+    }
+
     /// How long the diversion lasted, once it is over.
     pub fn duration(&self) -> Option<Duration> {
         self.ended.map(|ended| ended.since(self.began))

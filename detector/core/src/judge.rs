@@ -9,9 +9,13 @@
 //! annotations) is a claim, and claims give no right against somebody who has the address already.
 
 mod claim;
+mod diverted;
+mod neighbour;
 mod orphan;
 mod ownership;
+mod pretence;
 mod remote;
+mod translation;
 mod words;
 mod workload;
 
@@ -29,7 +33,9 @@ use crate::observation::Question;
 use crate::route::{NextHop, Prefix, RouteKind, Rule, RuleAction, Table};
 use crate::time::BootTime;
 
+pub(crate) use self::diverted::diverted;
 use self::ownership::Ownership;
+pub(crate) use self::pretence::QUIET;
 use self::words::victim_of;
 
 /// What the judge thinks of one place where packets end up.
@@ -126,6 +132,26 @@ pub(crate) fn judge(
             if let Some((target, verdict)) = judge.rule(rule) {
                 verdicts.insert(target, verdict);
             }
+        }
+        Subject::Translation(translation) => {
+            if let Some(verdict) = judge.translation(translation) {
+                verdicts.insert(Target::Address(translation.to), verdict);
+            }
+        }
+        Subject::Neighbour(neighbour) => {
+            if let Some((target, verdict)) = judge.neighbour(neighbour) {
+                verdicts.insert(target, verdict);
+            }
+        }
+        Subject::Pretence(pretending) => {
+            if let Some((target, verdict)) = judge.pretence(pretending) {
+                verdicts.insert(target, verdict);
+            }
+        }
+    }
+    for (target, (verdict, _)) in &mut verdicts {
+        if let Verdict::Charged(charge, _) = verdict {
+            diverted::weigh(facts, subject, target, charge);
         }
     }
     Judgement { verdicts, asks: judge.asks, rests: judge.rests }
@@ -314,6 +340,7 @@ impl<'a> Judge<'a> {
                 self.first_address_evidence(pod, address),
             ],
             missing: self.missing(),
+            traffic: None,
         };
         Some((target, (Verdict::Charged(Box::new(charge), None), since)))
     }

@@ -80,6 +80,13 @@ impl Ledger {
         findings
     }
 
+    /// Whether something about the subject is charged, or yet to be decided.
+    pub(crate) fn is_open(&self, subject: &Subject) -> bool {
+        self.cases.get(subject).is_some_and(|cases| {
+            cases.targets.values().any(|case| !matches!(case.status, Status::Entitled))
+        })
+    }
+
     pub(crate) fn subjects(&self) -> impl Iterator<Item = &Subject> {
         self.cases.keys()
     }
@@ -277,6 +284,11 @@ fn close(now: BootTime, standing: Option<Box<Finding>>, told: &mut Vec<Finding>)
     }
 }
 
+/// Whether packets were seen to be diverted.
+fn is_diverting(charge: &Charge) -> bool {
+    charge.traffic.as_ref().is_some_and(|traffic| traffic.packets > 0)
+}
+
 /// Takes a new charge into a standing finding; true where somebody would want to know.
 fn update(now: BootTime, finding: &mut Finding, mut charge: Charge) -> bool {
     let old = &finding.charge;
@@ -292,8 +304,11 @@ fn update(now: BootTime, finding: &mut Finding, mut charge: Charge) -> bool {
         && old.extent == charge.extent
         && old.attacker == charge.attacker
         && old.victim == charge.victim
-        && old.missing.is_empty() == charge.missing.is_empty();
+        && old.missing.is_empty() == charge.missing.is_empty()
+        && is_diverting(old) == is_diverting(&charge);
     if same {
+        // Nobody wants to be told of each packet; the last word has all of them.
+        finding.charge.traffic = charge.traffic;
         return false;
     }
     charge.evidence.clone_from(&old.evidence);

@@ -69,7 +69,8 @@ pub enum What {
     Counting(bool),
     /// What was counted for a watched address, all of it.
     Traffic(Traffic),
-    /// Packets that came out of a pod's interface pretend to be another's; counted since the first.
+    /// Packets that came out of a pod's interface pretend to be another's: so many more than were
+    /// told before.
     Pretended(Pretended),
     /// The destination of a connection was translated.
     Translated(Translated),
@@ -159,10 +160,10 @@ pub enum KernelState {
 /// A neighbour entry that somebody made, so that it stays until somebody takes it away.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Neighbour {
-    /// The interface.
-    pub interface: IfIndex,
     /// The address.
     pub address: IpAddr,
+    /// The interface.
+    pub interface: IfIndex,
     /// What the entry does.
     pub kind: NeighbourKind,
 }

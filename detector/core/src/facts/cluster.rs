@@ -60,6 +60,11 @@ impl Nodes {
         inside.map(|(_, node)| node).min()
     }
 
+    /// The ranges that nodes have for their pods.
+    pub(crate) fn pod_prefixes(&self) -> impl Iterator<Item = Prefix> {
+        self.by_name.values().flat_map(|node| node.pod_prefixes.iter().copied())
+    }
+
     /// Takes a node's addresses; gives those that changed hands.
     pub(crate) fn apply(&mut self, node: Node) -> Vec<IpAddr> {
         let mut touched = self.delete(&node.name);
@@ -142,6 +147,11 @@ impl Pools {
             }
             None => None,
         }
+    }
+
+    /// The prefixes of all pools.
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = Prefix> {
+        self.listed.iter().flatten().map(|pool| pool.cidr)
     }
 
     /// Whether any address of the prefix is in a pool.

@@ -285,6 +285,11 @@ impl KernelTables {
         self.neighbours.keys()
     }
 
+    /// Those for this one address.
+    pub(crate) fn neighbours_for(&self, address: IpAddr) -> impl Iterator<Item = &Neighbour> {
+        self.neighbours.keys().filter(move |neighbour| neighbour.address == address)
+    }
+
     /// The rules for this one destination.
     pub(crate) fn rules_for(&self, address: IpAddr) -> impl Iterator<Item = &Rule> {
         self.rules_by_destination.get(&address).into_iter().flatten()

@@ -83,13 +83,16 @@ impl<'a> Judge<'a> {
         let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
         let permission = facts.allow.permission(address, &pod.pod);
         let acts = self.felix_acts();
+        // What is seen to be translated is, whatever the settings say.
+        let proof = self.translated_to(address, pod);
+        let seen = !proof.is_empty();
         match self.ownership(address, since, &is_self) {
             Ownership::Owned { victim, evidence, presence } => {
                 let owner =
                     self.attached_owner(address).filter(|owner| owner.pod.key != pod.pod.key);
                 // Felix up to v3.27 finds the owner's route there and adds none; later ones leave
                 // the route of the newest interface. The translation is programmed all the same.
-                let hidden = acts && owner.is_some();
+                let hidden = seen || (acts && owner.is_some());
                 let settle = facts.settings.settle;
                 let patience = if hidden { settle / 4 } else { settle };
                 if presence == Presence::Unsure || self.now < since.after(patience) {
@@ -115,6 +118,7 @@ impl<'a> Judge<'a> {
                 );
                 let mut charge = self.pod_charge(claim, pod, since, victim, reason);
                 (charge.certainty, charge.severity, charge.means) = (certainty, severity, means);
+                charge.evidence.extend(proof);
                 if let Some(owner) = owner {
                     charge.evidence.push(self.first_address_evidence(owner, address));
                 }
@@ -150,6 +154,10 @@ impl<'a> Judge<'a> {
                 let mut charge = self.pod_charge(claim, pod, since, victim, reason);
                 charge.extent = Extent::Squat;
                 charge.severity = severity;
+                if seen {
+                    (charge.certainty, charge.means) = (Certainty::Hijack, Means::Dnat);
+                }
+                charge.evidence.extend(proof);
                 self.add_feature(&mut charge);
                 Verdict::Charged(Box::new(charge), Some(self.review()))
             }
@@ -438,6 +446,7 @@ impl<'a> Judge<'a> {
             reach: Reach { scope: Scope::Node, why: "no route follows from it".into() },
             evidence: vec![Evidence { at: since, witness: Witness::Api, text: text.into() }],
             missing: self.missing(),
+            traffic: None,
         }
     }
 }
@@ -451,6 +460,6 @@ enum Strong {
 }
 
 /// Prefixes of few addresses are named by whom they hit.
-fn narrow(prefix: Prefix) -> bool {
+pub(super) fn narrow(prefix: Prefix) -> bool {
     prefix.length() >= if prefix.is_ipv4() { 30 } else { 126 }
 }

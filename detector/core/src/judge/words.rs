@@ -11,6 +11,7 @@ use crate::finding::{
     Attacker, Certainty, Charge, Effect, Evidence, Extent, Means, Reach, Scope, Severity, Victim,
     Witness,
 };
+use crate::link::InterfaceName;
 use crate::policy::Feature;
 use crate::route::{NextHop, Prefix};
 use crate::workload::NodeName;
@@ -54,6 +55,7 @@ impl Judge<'_> {
             reach: self.reach(route.prefix, leg.hop),
             evidence,
             missing: self.missing(),
+            traffic: None,
         }
     }
 
@@ -119,6 +121,12 @@ impl Judge<'_> {
             attacker.service_account = Some(pod.pod.service_account.clone());
         }
         attacker
+    }
+
+    /// The name of a pod's interface, if that stands.
+    pub(super) fn interface_of(&self, pod: &LocalPod) -> Option<InterfaceName> {
+        let links = pod.interfaces.iter().filter_map(|name| self.facts.kernel.links.by_name(name));
+        links.into_iter().next().map(|link| link.link.name.clone())
     }
 
     /// The node that a next hop is.
@@ -187,6 +195,7 @@ impl Judge<'_> {
         if pod.pod.floating_addresses.contains(&address) {
             let name = "cni.projectcalico.org/floatingIPs";
             say(charge, format!("pod {key} has annotation {name} with {address}"));
+            charge.evidence.extend(self.translated_to(address, pod));
             self.add_feature(charge);
         }
         if pod.pod.addresses.contains(&address) {
