@@ -16,6 +16,7 @@ pub mod flood;
 pub mod ip;
 pub mod ipam;
 pub mod node;
+pub mod packets;
 pub mod pod;
 pub mod step;
 pub mod time;

@@ -139,10 +139,11 @@ impl Facts {
         }
     }
 
-    /// Whether the cluster's part of the allow-list is still waited for, and until when: for news
-    /// only while the API server tells nothing, else for a while after pods were listed.
-    pub(crate) fn allowances_awaited(&self, now: BootTime) -> Option<Doubt> {
-        if self.synced.contains(&Sense::Allowances) {
+    /// Whether the first listing of what a sense tells of the cluster is still waited for, and until
+    /// when: for news only while the API server tells nothing, else for a while after pods were
+    /// listed.
+    pub(crate) fn awaited(&self, sense: Sense, now: BootTime) -> Option<Doubt> {
+        if self.synced.contains(&sense) {
             return None;
         }
         if self.blind.contains_key(&Sense::Pods) {

@@ -47,7 +47,8 @@ struct Case {
 enum Status {
     Waiting,
     Entitled,
-    Standing(Box<Finding>),
+    /// With the packets that were told of.
+    Standing(Box<Finding>, u64),
 }
 
 /// Verdicts on one subject, for routes that stand and for those that are gone.
@@ -72,7 +73,7 @@ impl Ledger {
             .values()
             .flat_map(|cases| cases.targets.values())
             .filter_map(|case| match &case.status {
-                Status::Standing(finding) => Some(&**finding),
+                Status::Standing(finding, _) => Some(&**finding),
                 _ => None,
             })
             .collect();
@@ -169,7 +170,7 @@ impl Cases {
         for case in self.targets.values() {
             match case.status {
                 Status::Waiting => *waiting += 1,
-                Status::Standing(_) => *standing += 1,
+                Status::Standing(..) => *standing += 1,
                 Status::Entitled => {}
             }
         }
@@ -189,7 +190,7 @@ impl Cases {
     ) {
         let Some(case) = self.targets.get_mut(target) else { return };
         match &mut case.status {
-            Status::Standing(finding) => {
+            Status::Standing(finding, _) => {
                 finding.state = State::Closed;
                 finding.ended = Some(at);
                 finding.at = now;
@@ -234,24 +235,28 @@ impl Cases {
         let case = self.targets.remove(&target);
         let began = case.as_ref().map_or(began, |case| case.began.min(began));
         let standing = case.and_then(|case| match case.status {
-            Status::Standing(finding) => Some(finding),
+            Status::Standing(finding, packets) => Some((finding, packets)),
             _ => None,
         });
         let (status, next) = match (verdict, standing) {
-            (Verdict::Charged(charge, review), Some(mut finding)) => {
-                if update(now, &mut finding, *charge) {
+            (Verdict::Charged(charge, review), Some((mut finding, mut packets))) => {
+                if update(now, &mut finding, packets, *charge) {
+                    packets = packets_of(&finding.charge);
                     told.push((*finding).clone());
                 }
-                (Status::Standing(finding), review)
+                (Status::Standing(finding, packets), review)
             }
             (Verdict::Charged(charge, review), None) => {
                 let key = FindingKey { subject: subject.clone(), target: target.clone() };
                 let finding = open(now, key, *charge, began);
                 told.push(finding.clone());
-                (Status::Standing(Box::new(finding)), review)
+                let packets = packets_of(&finding.charge);
+                (Status::Standing(Box::new(finding), packets), review)
             }
             // Doubt does not take back what was said: only a verdict does.
-            (Verdict::Doubt(doubt), Some(finding)) => (Status::Standing(finding), doubt.until),
+            (Verdict::Doubt(doubt), Some((finding, packets))) => {
+                (Status::Standing(finding, packets), doubt.until)
+            }
             (Verdict::Doubt(_), None) if full => return false,
             (Verdict::Doubt(doubt), None) => (Status::Waiting, doubt.until),
             (Verdict::Entitled(review), standing) => {
@@ -275,8 +280,8 @@ fn open(now: BootTime, key: FindingKey, charge: Charge, began: BootTime) -> Find
     Finding { key, state: State::Opened, charge, began, ended: None, at: now }
 }
 
-fn close(now: BootTime, standing: Option<Box<Finding>>, told: &mut Vec<Finding>) {
-    if let Some(mut finding) = standing {
+fn close(now: BootTime, standing: Option<(Box<Finding>, u64)>, told: &mut Vec<Finding>) {
+    if let Some((mut finding, _)) = standing {
         finding.state = State::Closed;
         finding.ended = Some(now);
         finding.at = now;
@@ -284,13 +289,23 @@ fn close(now: BootTime, standing: Option<Box<Finding>>, told: &mut Vec<Finding>)
     }
 }
 
-/// Whether packets were seen to be diverted.
-fn is_diverting(charge: &Charge) -> bool {
-    charge.traffic.as_ref().is_some_and(|traffic| traffic.packets > 0)
+/// Whether so many packets are news where so many were told of.
+fn is_worth_telling(told: u64, packets: u64) -> bool {
+    packets > 0 && packets >= told.saturating_mul(2)
+}
+
+/// The packets that were seen to be diverted.
+fn packets_of(charge: &Charge) -> u64 {
+    charge.traffic.as_ref().map_or(0, |traffic| traffic.packets)
 }
 
 /// Takes a new charge into a standing finding; true where somebody would want to know.
-fn update(now: BootTime, finding: &mut Finding, mut charge: Charge) -> bool {
+fn update(
+    now: BootTime,
+    finding: &mut Finding,
+    told_packets: u64,
+    mut charge: Charge,
+) -> bool {
     let old = &finding.charge;
     let known = |new: &crate::finding::Evidence| {
         old.evidence.iter().any(|e| e.witness == new.witness && e.text == new.text)
@@ -305,9 +320,10 @@ fn update(now: BootTime, finding: &mut Finding, mut charge: Charge) -> bool {
         && old.attacker == charge.attacker
         && old.victim == charge.victim
         && old.missing.is_empty() == charge.missing.is_empty()
-        && is_diverting(old) == is_diverting(&charge);
+        && !is_worth_telling(told_packets, packets_of(&charge));
     if same {
-        // Nobody wants to be told of each packet; the last word has all of them.
+        // Nobody wants to be told of each packet, but of the first, and when they are twice as many;
+        // the last word has all of them.
         finding.charge.traffic = charge.traffic;
         return false;
     }

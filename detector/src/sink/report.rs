@@ -3,7 +3,7 @@
 
 use std::io::Write as _;
 
-use detector_core::finding::{Finding, Subject, Victim};
+use detector_core::finding::{Diverted, Finding, Victim};
 use detector_core::time::BootTime;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -48,6 +48,10 @@ struct Json<'a> {
     partial: bool,
     /// What could not be seen.
     missing: &'a [Box<str>],
+    /// The packets that were diverted; `null` where nobody counts.
+    traffic: Option<TrafficJson>,
+    /// Whether it was over before any packet was diverted; `null` while it is not over.
+    prevented: Option<bool>,
     /// When the kernel began to divert.
     began: Timestamp,
     ended: Option<Timestamp>,
@@ -91,6 +95,34 @@ struct EvidenceJson<'a> {
     time: Timestamp,
     source: &'static str,
     text: &'a str,
+}
+
+/// The packets that were diverted.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TrafficJson {
+    packets: u64,
+    /// From the IP header on.
+    bytes: u64,
+    clients: u64,
+    /// Whether there are more clients than could be told apart.
+    more_clients: bool,
+    first: Option<Timestamp>,
+    last: Option<Timestamp>,
+    /// The largest flows.
+    sample: Vec<FlowJson>,
+}
+
+/// A client's packets of one sort.
+#[derive(Serialize)]
+struct FlowJson {
+    client: String,
+    protocol: String,
+    port: Option<u16>,
+    packets: u64,
+    bytes: u64,
+    first: Timestamp,
+    last: Timestamp,
 }
 
 /// Nanoseconds of `CLOCK_BOOTTIME`.
@@ -141,11 +173,7 @@ impl Report {
             means: charge.means.as_str(),
             effect: charge.effect.as_str(),
             extent: charge.extent.as_str(),
-            prefix: match &key.subject {
-                Subject::Prefix(prefix) => Some(prefix.to_string()),
-                Subject::Rule(rule) => rule.to.map(|to| to.to_string()),
-                Subject::Claim(claim) => Some(claim.prefix.to_string()),
-            },
+            prefix: key.subject.prefix().map(|prefix| prefix.to_string()),
             table: charge.table.map(|table| table.to_string()),
             rule: charge.rule.as_ref().map(ToString::to_string),
             attacker: AttackerJson {
@@ -175,10 +203,36 @@ impl Report {
                 .collect(),
             partial: !charge.missing.is_empty(),
             missing: &charge.missing,
+            traffic: charge.traffic.as_ref().map(|traffic| self.traffic(traffic)),
+            prevented: self.finding.prevented(),
             began: self.wall(*began),
             ended: ended.map(|ended| self.wall(ended)),
             duration_ms: duration.map(|duration| duration.as_secs_f64() * 1_000.0),
             boot_time: BootTimeJson { began: began.as_nanos(), told: clock::now().as_nanos() },
+        }
+    }
+}
+
+impl Report {
+    fn traffic(&self, traffic: &Diverted) -> TrafficJson {
+        let Diverted { packets, bytes, clients, more, span, sample } = traffic;
+        let sample = sample.iter().map(|(flow, tally)| FlowJson {
+            client: flow.client.to_string(),
+            protocol: flow.protocol.to_string(),
+            port: flow.port,
+            packets: tally.packets,
+            bytes: tally.bytes,
+            first: self.wall(tally.first),
+            last: self.wall(tally.last),
+        });
+        TrafficJson {
+            packets: *packets,
+            bytes: *bytes,
+            clients: *clients,
+            more_clients: *more,
+            first: span.map(|(first, _)| self.wall(first)),
+            last: span.map(|(_, last)| self.wall(last)),
+            sample: sample.collect(),
         }
     }
 }

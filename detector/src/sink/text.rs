@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use detector_core::finding::State;
+use detector_core::finding::{Diverted, State};
 
 use super::Report;
 
@@ -27,6 +27,9 @@ pub(super) fn write(report: &Report, line: &mut Vec<u8>) {
         finding.state.as_str(),
         charge.reason,
     );
+    if let Some(traffic) = &charge.traffic {
+        write_traffic(report, traffic, line);
+    }
     if finding.state == State::Closed {
         return;
     }
@@ -37,5 +40,54 @@ pub(super) fn write(report: &Report, line: &mut Vec<u8>) {
     }
     for missing in &charge.missing {
         let _ = writeln!(line, "    not seen: {missing}");
+    }
+}
+
+/// How much was diverted, of whom, and when last.
+fn write_traffic(report: &Report, traffic: &Diverted, line: &mut Vec<u8>) {
+    let Diverted { packets, bytes, clients, more, span, .. } = traffic;
+    let Some((first, last)) = span else {
+        let _ = writeln!(line, "    traffic: no packet seen");
+        return;
+    };
+    let of = match (clients, more) {
+        (0, _) => String::new(),
+        (1, false) => " of 1 client".to_owned(),
+        (clients, false) => format!(" of {clients} clients"),
+        (clients, true) => format!(" of more than {clients} clients"),
+    };
+    let plural = if *packets == 1 { "" } else { "s" };
+    let _ = writeln!(
+        line,
+        "    traffic: {packets} packet{plural} ({}){of}, since {}, the last {:.0?} before this",
+        size(*bytes),
+        report.wall(*first),
+        report.finding.at.since(*last),
+    );
+}
+
+/// So many bytes, for people.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    if bytes < 1_000 {
+        return format!("{bytes} B");
+    }
+    let mut tenths = bytes / 100;
+    let mut unit = 0;
+    while tenths >= 10_000 && unit + 1 < UNITS.len() {
+        tenths /= 1_000;
+        unit += 1;
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_told_in_the_unit_that_fits() {
+        let told = [999, 1_000, 1_149_999, 1_100_000_000, u64::MAX].map(size);
+        assert_eq!(told, ["999 B", "1.0 kB", "1.1 MB", "1.1 GB", "18446.7 PB"]);
     }
 }

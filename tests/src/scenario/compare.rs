@@ -38,8 +38,23 @@ pub struct Seen {
     pub evidence: Vec<String>,
     /// Whether something could not be seen.
     pub partial: bool,
+    /// What was diverted, where anybody counted.
+    pub traffic: Option<Counted>,
+    /// Whether it ended before any packet was diverted.
+    pub prevented: Option<bool>,
     /// From the kernel's change to the first word about it.
     pub latency: Duration,
+}
+
+/// What was diverted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counted {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Different clients.
+    pub clients: u64,
 }
 
 /// All findings of a run by key.
@@ -77,6 +92,12 @@ pub fn seen(finding: &Finding) -> (&'static str, Seen) {
         reason: charge.reason.to_string(),
         evidence: charge.evidence.iter().map(|evidence| evidence.text.to_string()).collect(),
         partial: !charge.missing.is_empty(),
+        traffic: charge.traffic.as_ref().map(|traffic| Counted {
+            packets: traffic.packets,
+            bytes: traffic.bytes,
+            clients: traffic.clients,
+        }),
+        prevented: finding.prevented(),
         latency: finding.at.since(finding.began),
     };
     (state, seen)
@@ -142,6 +163,19 @@ pub fn differences(words: Words<'_>, all: &AllSeen) -> Result<Vec<String>> {
         if seen.partial != expected.partial {
             let is = if seen.partial { "is" } else { "is not" };
             wrong.push(format!("{key}: it {is} marked partial"));
+        }
+        if let Some(expected) = expected.traffic {
+            let counted = |seen: Counted| {
+                seen.packets == expected.packets
+                    && expected.bytes.is_none_or(|bytes| bytes == seen.bytes)
+                    && expected.clients.is_none_or(|clients| clients == seen.clients)
+            };
+            if !seen.traffic.is_some_and(counted) {
+                wrong.push(format!("{key}: traffic is {:?}, not {expected:?}", seen.traffic));
+            }
+        }
+        if expected.prevented.is_some() && expected.prevented != seen.prevented {
+            wrong.push(format!("{key}: prevented is {:?}", seen.prevented));
         }
         let opened = seen.states.iter().filter(|state| **state == "opened").count();
         if opened != 1 {

@@ -1,6 +1,7 @@
 //! The rung that needs nothing: a scenario in the engine alone, on pretended time.
 
 mod kernel;
+mod packets;
 mod world;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use detector_core::settings::Settings;
 use detector_core::time::BootTime;
 use detector_core::workload::NodeName;
 
+use self::packets::Counters;
 use self::world::World;
 use super::cluster::IpamKind;
 use super::compare::{self, AllSeen};
@@ -58,6 +60,7 @@ struct Run<'a> {
     /// What is under way to the engine, in the order of its arrival.
     under_way: Vec<(BootTime, Observation)>,
     api: Api,
+    counters: Counters,
     seen: AllSeen,
 }
 
@@ -70,6 +73,7 @@ pub fn run(words: Words<'_>, order: StartOrder) -> Result<AllSeen> {
         now: BootTime::from_millis(1_000_000),
         under_way: Vec::new(),
         api: Api::Up,
+        counters: Counters::default(),
         seen: AllSeen::new(),
     };
     for step in &words.scenario.given {
@@ -98,6 +102,7 @@ impl Run<'_> {
         let mut kernel = vec![What::SnapshotBegin];
         kernel.extend(self.world.dump().into_iter().map(What::SnapshotPart));
         kernel.push(What::SnapshotEnd);
+        self.observe(What::Counting(true));
         let mut cluster = vec![What::AllowList(self.allow_list()?)];
         cluster.extend(self.cluster()?);
         let all = match order {
@@ -115,6 +120,22 @@ impl Run<'_> {
         match step {
             Step::Wait(duration) => self.pass(*duration),
             Step::Api(state) => self.turn_api(*state)?,
+            Step::Send(step) => {
+                let seen = self.counters.send(self.words, &self.world, step, self.now)?;
+                seen.into_iter().for_each(|what| self.observe(what));
+            }
+            Step::Pretend(step) => {
+                let seen = self.counters.pretend(self.words, &self.world, step, self.now)?;
+                seen.into_iter().for_each(|what| self.observe(what));
+            }
+            Step::Translate(step) => {
+                let rules = self.counters.translate(self.words, step, true)?;
+                self.observe(rules);
+            }
+            Step::Untranslate(step) => {
+                let rules = self.counters.translate(self.words, step, false)?;
+                self.observe(rules);
+            }
             step => {
                 for what in self.world.apply(step)? {
                     if matches!(what, What::Kernel(_)) {
@@ -240,7 +261,15 @@ impl Run<'_> {
                     let due = self.now.after(ANSWER);
                     self.under_way.push((due, Observation { at: due, what }));
                 }
-                _ => {}
+                Output::Resync(_) => {}
+                Output::Watch(address) => self.counters.watch(address),
+                Output::Unwatch(address) => self.counters.unwatch(address),
+                Output::Count(address) => {
+                    let what = What::Traffic(self.counters.traffic(address));
+                    self.engine.observe(self.now, Observation { at: self.now, what });
+                }
+                Output::Sources(interface, sources) => self.counters.sources(interface, sources),
+                Output::Ranges(ranges) => self.counters.ranges(ranges),
             }
         }
     }

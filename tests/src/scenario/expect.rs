@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::packets::TrafficExpectation;
 use super::step::numbered;
 use super::time::duration;
 
@@ -40,6 +41,10 @@ pub struct Expectation {
     /// Texts that its evidence must have.
     #[serde(default)]
     pub evidence: Vec<String>,
+    /// What must have been counted in the end, where it matters.
+    pub traffic: Option<TrafficExpectation>,
+    /// Whether it must have ended before any packet was diverted, where that matters.
+    pub prevented: Option<bool>,
     /// Whether it is over in the end.
     #[serde(default)]
     pub closed: bool,

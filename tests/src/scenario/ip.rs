@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail};
 use detector_core::link::{InterfaceName, Link, LinkKind};
-use detector_core::observation::{KernelChange, Place};
+use detector_core::observation::{KernelChange, Neighbour, NeighbourKind, Place};
 use detector_core::route::{
     Hops, IfIndex, NextHop, NextHopId, NextHopObject, Prefix, Protocol, Route, RouteKind, Rule,
     RuleAction, Table,
@@ -40,7 +40,8 @@ impl Links {
         Ok(KernelChange::LinkGone(link.index))
     }
 
-    fn index(&self, name: &str) -> Result<IfIndex> {
+    /// The index of an interface.
+    pub fn index(&self, name: &str) -> Result<IfIndex> {
         let link = self.by_name.get(name);
         Ok(link.with_context(|| format!("no interface {name}"))?.index)
     }
@@ -54,6 +55,7 @@ pub fn interpret(links: &mut Links, family: Family, arguments: &str) -> Result<V
         ["rule", verb, rest @ ..] => vec![rule(family, verb, rest)?],
         ["nexthop", verb, "id", id, rest @ ..] => vec![nexthop(links, verb, id, rest)?],
         ["link", rest @ ..] => link(links, rest)?,
+        ["neigh", verb, rest @ ..] => vec![neighbour(links, verb, rest)?],
         _ => bail!("not a command that the engine rung knows"),
     };
     Ok(changes)
@@ -209,6 +211,22 @@ fn nexthop(links: &Links, verb: &str, id: &str, words: &[&str]) -> Result<Kernel
         _ => bail!("not a next hop that the engine rung knows"),
     };
     Ok(KernelChange::NextHop(id, object))
+}
+
+fn neighbour(links: &Links, verb: &str, words: &[&str]) -> Result<KernelChange> {
+    let (kind, address, device) = match words {
+        ["proxy", address, "dev", device] => (NeighbourKind::Proxy, address, device),
+        [address, "lladdr", _, "dev", device, "nud", "permanent"]
+        | [address, "dev", device] => (NeighbourKind::Permanent, address, device),
+        _ => bail!("not a neighbour that the engine rung knows"),
+    };
+    let neighbour =
+        Neighbour { address: address.parse()?, interface: links.index(device)?, kind };
+    match verb {
+        "add" => Ok(KernelChange::Neighbour(neighbour)),
+        "del" => Ok(KernelChange::NeighbourGone(neighbour)),
+        other => bail!("not a neighbour verb that the engine rung knows: {other}"),
+    }
 }
 
 fn parse_prefix(family: Family, text: &str) -> Result<Prefix> {

@@ -211,6 +211,9 @@ impl<'a> Node<'a> {
                 Ok(())
             }
             Step::Api(state) => self.api.turn(*state),
+            Step::Send(_) | Step::Translate(_) | Step::Untranslate(_) | Step::Pretend(_) => {
+                anyhow::bail!("not yet")
+            }
             Step::Say(_) => Ok(()),
         }
     }

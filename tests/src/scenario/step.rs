@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::FeatureState;
 use super::cluster::{ServiceEntry, Spoofing};
+use super::packets::{PretendStep, SendStep, TranslateStep};
 use super::time::duration;
 
 /// One thing that happens.
@@ -44,6 +45,14 @@ pub enum Step {
     Felix(FelixStep),
     /// Routes are made and unmade at once.
     Flood(FloodStep),
+    /// Packets are sent.
+    Send(SendStep),
+    /// A rule that translates destinations is made.
+    Translate(TranslateStep),
+    /// It is taken away.
+    Untranslate(TranslateStep),
+    /// A pod pretends to have an address by messages to its neighbours.
+    Pretend(PretendStep),
     /// Time passes.
     #[serde(deserialize_with = "duration")]
     Wait(Duration),

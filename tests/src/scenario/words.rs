@@ -9,6 +9,7 @@
 //! | `${victim/-all}` | the prefix of all addresses |
 //! | `${victim/-2}` | the prefix around it that is two bits wider than one address |
 //! | `${dev ns/name}` | the interface that Calico gives to that pod |
+//! | `${pretence}` | `arp` or `neighbour`, by the family that is run |
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -93,6 +94,10 @@ impl Words<'_> {
     fn word(&self, word: &str) -> Result<String> {
         if let Some(pod) = word.strip_prefix("dev ") {
             return interface(pod);
+        }
+        if word == "pretence" {
+            let ipv4 = self.family == Family::Ipv4;
+            return Ok(if ipv4 { "arp" } else { "neighbour" }.to_owned());
         }
         let Some((name, length)) = word.split_once('/') else {
             return Ok(self.address(word)?.to_string());

@@ -738,7 +738,9 @@ impl Telling {
     /// whose the address was, nor, if the agent has just started, whose the interface.
     fn is_unseen(&self, attack: &Attack) -> bool {
         let moment = attack.time..attack.time + 10 * SECOND;
-        let starting = |start: &Micros| (*start..*start + 3 * SECOND).contains(&attack.time);
+        // From the annotation to the end of the route it is less than a quarter of a second.
+        let over = attack.time + SECOND / 4;
+        let starting = |start: &Micros| *start < over && attack.time < *start + 3 * SECOND;
         attack.kind == Kind::Flap
             && (self.starts.iter().any(starting)
                 || self.plan.outages.iter().any(|outage| {

@@ -38,6 +38,8 @@ pub(crate) struct Connected {
     pub(crate) last: BootTime,
     pub(crate) connections: u64,
     pub(crate) flows: BTreeSet<Flow>,
+    /// The rule is gone that had made them: what is left of them speaks for nothing any more.
+    over: bool,
 }
 
 // === impl Translations ===
@@ -50,9 +52,17 @@ impl Translations {
             let since = old.get(&rule).copied().unwrap_or(at);
             self.rules.insert(rule, since);
         }
-        let new = self.rules.keys().filter(|rule| !old.contains_key(rule));
-        let gone = old.keys().filter(|rule| !self.rules.contains_key(rule));
-        new.chain(gone).map(translation_by).collect()
+        let made: BTreeSet<Translation> = self.rules.keys().map(translation_by).collect();
+        for translation in old.keys().map(translation_by).filter(|old| !made.contains(old)) {
+            if let Some(address) = translation.prefix.host_address()
+                && let Some(connected) = self.connected.get_mut(&(address, translation.to))
+            {
+                connected.over = true;
+            }
+        }
+        let new = self.rules.keys().filter(|rule| !old.contains_key(rule)).map(translation_by);
+        let fewer = old.keys().filter(|rule| !self.rules.contains_key(rule)).map(translation_by);
+        new.chain(fewer).collect()
     }
 
     /// Takes a connection.
@@ -69,7 +79,9 @@ impl Translations {
             last: at,
             connections: 0,
             flows: BTreeSet::new(),
+            over: false,
         });
+        connected.over = false;
         connected.last = connected.last.max(at);
         connected.connections += 1;
         if connected.flows.len() < FLOWS_CAP {
@@ -106,7 +118,8 @@ impl Translations {
 
     /// The connections that show a translation.
     pub(crate) fn connected(&self, translation: &Translation) -> Option<&Connected> {
-        self.connected.get(&(translation.prefix.host_address()?, translation.to))
+        let connected = self.connected.get(&(translation.prefix.host_address()?, translation.to))?;
+        (!connected.over).then_some(connected)
     }
 
     /// Translations of this one address.

@@ -9,7 +9,7 @@ use super::{Doubt, Judge, Leg, Verdict};
 use crate::claim::{Allocation, Block};
 use crate::facts::answers::{RARELY, REVIEW};
 use crate::finding::{Certainty, Effect, Evidence, Extent, Severity, Victim};
-use crate::observation::Question;
+use crate::observation::{Question, Sense};
 use crate::route::Table;
 use crate::time::BootTime;
 use crate::workload::NodeName;
@@ -30,6 +30,13 @@ impl Judge<'_> {
         let Some(pod) = self.attached_owner(address) else { return Verdict::Irrelevant };
         if let Some(until) = self.facts.pools_awaited(self.now) {
             return Verdict::Doubt(Doubt { until: Some(until) });
+        }
+        // Which node the next hop is decides whether the record bears the route out, as it does in a
+        // live migration.
+        if gateway.is_some()
+            && let Some(doubt) = self.facts.awaited(Sense::Nodes, self.now)
+        {
+            return Verdict::Doubt(doubt);
         }
         let until = leg.since.after(self.facts.settings.remote);
         if self.now < until {

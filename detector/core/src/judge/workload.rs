@@ -310,7 +310,7 @@ impl Judge<'_> {
     ) -> Verdict {
         // The entry that allows it may not have been read yet.
         if !self.feature_off()
-            && let Some(doubt) = self.facts.allowances_awaited(self.now)
+            && let Some(doubt) = self.facts.awaited(Sense::Allowances, self.now)
         {
             return Verdict::Doubt(doubt);
         }

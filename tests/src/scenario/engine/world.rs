@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use detector_core::claim::{Block, Pool, Service, ServiceKey};
 use detector_core::observation::{KernelState, What};
 use detector_core::policy::{Feature, Felix};
-use detector_core::route::Prefix;
+use detector_core::route::{IfIndex, Prefix};
 use detector_core::workload::{NodeName, Pod, PodKey, Uid};
 
 use super::kernel::Kernel;
@@ -104,8 +104,33 @@ impl<'a> World<'a> {
                 self.felix.change(step);
                 Ok(vec![What::Felix(self.felix()), What::Feature(self.feature())])
             }
-            Step::Wait(_) | Step::Api(_) | Step::Say(_) => Ok(Vec::new()),
+            // What becomes of packets is not the world's but the counters' to say.
+            Step::Send(_)
+            | Step::Translate(_)
+            | Step::Untranslate(_)
+            | Step::Pretend(_)
+            | Step::Wait(_)
+            | Step::Api(_)
+            | Step::Say(_) => Ok(Vec::new()),
         }
+    }
+
+    /// The index of an interface.
+    pub(super) fn index(&self, name: &str) -> Result<IfIndex> {
+        self.kernel.index(name)
+    }
+
+    /// The interface by which a packet for this address leaves.
+    pub(super) fn way_to(&self, address: IpAddr) -> Option<IfIndex> {
+        self.kernel.way_to(address)
+    }
+
+    /// The address of a pod that is of the family of another address.
+    pub(super) fn first_address(&self, pod: &str, like: IpAddr) -> Result<Option<IpAddr>> {
+        let key = pod_key(pod)?;
+        let standing = self.pods.get(&key).with_context(|| format!("no pod {key}"))?;
+        let mut addresses = standing.pod.annotated_addresses.iter();
+        Ok(addresses.find(|address| address.is_ipv4() == like.is_ipv4()).copied())
     }
 
     /// All that a dump of the kernel's tables shows.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::agent::Heard;
-use crate::scenario::compare::{self, AllSeen, Seen};
+use crate::scenario::compare::{self, AllSeen, Counted, Seen};
 
 /// Takes a line of the agent into the common form.
 pub(super) fn hear(all: &mut AllSeen, heard: &Heard) -> Result<()> {
@@ -39,6 +39,15 @@ pub(super) fn hear(all: &mut AllSeen, heard: &Heard) -> Result<()> {
             .map(|evidence| text(&evidence["text"]))
             .collect(),
         partial: finding["partial"] == true,
+        traffic: finding["traffic"].as_object().map(|traffic| {
+            let number = |name: &str| traffic[name].as_u64().unwrap_or_default();
+            Counted {
+                packets: number("packets"),
+                bytes: number("bytes"),
+                clients: number("clients"),
+            }
+        }),
+        prevented: finding["prevented"].as_bool(),
         latency: Duration::from_nanos(heard.at.as_nanos().saturating_sub(began)),
     };
     compare::add(all, state, seen);
