@@ -200,6 +200,14 @@ impl Scenario {
     }
 }
 
+impl Scenario {
+    /// Whether packets are sent in it.
+    pub fn has_packets(&self) -> bool {
+        let mut steps = self.given.iter().chain(&self.steps);
+        steps.any(|step| matches!(step, Step::Send(_) | Step::Pretend(_)))
+    }
+}
+
 /// Reads scenario files.
 pub fn load(paths: &[PathBuf]) -> Result<Vec<Named>> {
     let mut scenarios = Vec::new();

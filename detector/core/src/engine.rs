@@ -119,6 +119,7 @@ impl Engine {
     }
 
     /// Takes an observation. What follows from it can be polled at once.
+    #[expect(clippy::too_many_lines, reason = "an arm for each thing that can be told")]
     pub fn observe(&mut self, now: BootTime, observation: Observation) {
         let Observation { at, what } = observation;
         let at = at.min(now);
@@ -216,6 +217,7 @@ impl Engine {
             What::Answer(answer) => self.answer(now, answer),
             What::Counting(counting) => self.counting(now, at, counting),
             What::Traffic(traffic) => self.traffic(now, traffic),
+            What::Uncounted(address) => self.uncounted(now, address),
             What::Pretended(pretended) => self.pretended(now, at, pretended),
             What::Translated(translated) => self.translated(now, at, translated),
             What::TranslationRules(rules) => {
@@ -372,6 +374,7 @@ impl Engine {
         subjects.extend(self.facts.kernel.rules_for(address).cloned().map(Subject::Rule));
         subjects.extend(self.facts.kernel.neighbours_for(address).copied().map(Subject::Neighbour));
         subjects.extend(self.facts.translations.of(address).into_iter().map(Subject::Translation));
+        subjects.extend(self.facts.translations.to(address).map(Subject::Translation));
         let pretending = self.facts.packets.pretending_to_have(address);
         subjects.extend(pretending.copied().map(Subject::Pretence));
         self.add_claims(address, subjects);

@@ -166,12 +166,13 @@ impl Subject {
 impl fmt::Display for FindingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.subject {
-            Subject::Prefix(prefix) => write!(f, "{prefix} {}", self.target),
+            Subject::Prefix(prefix) | Subject::Translation(Translation { prefix, .. }) => {
+                write!(f, "{prefix} {}", self.target)
+            }
             Subject::Rule(rule) => write!(f, "rule {rule} {}", self.target),
             Subject::Claim(Claim { prefix, claimant, field }) => {
                 write!(f, "{prefix} claimed by {claimant} in {}", field.as_str())
             }
-            Subject::Translation(Translation { prefix, .. }) => write!(f, "{prefix} {}", self.target),
             Subject::Neighbour(Neighbour { address, kind, .. }) => {
                 let kind = match kind {
                     NeighbourKind::Permanent => "neighbour",

@@ -300,12 +300,7 @@ fn packets_of(charge: &Charge) -> u64 {
 }
 
 /// Takes a new charge into a standing finding; true where somebody would want to know.
-fn update(
-    now: BootTime,
-    finding: &mut Finding,
-    told_packets: u64,
-    mut charge: Charge,
-) -> bool {
+fn update(now: BootTime, finding: &mut Finding, told_packets: u64, mut charge: Charge) -> bool {
     let old = &finding.charge;
     let known = |new: &crate::finding::Evidence| {
         old.evidence.iter().any(|e| e.witness == new.witness && e.text == new.text)

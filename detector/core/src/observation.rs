@@ -69,6 +69,8 @@ pub enum What {
     Counting(bool),
     /// What was counted for a watched address, all of it.
     Traffic(Traffic),
+    /// There is no room to count packets for an address that was to be watched.
+    Uncounted(IpAddr),
     /// Packets that came out of a pod's interface pretend to be another's: so many more than were
     /// told before.
     Pretended(Pretended),

@@ -11,9 +11,7 @@ pub fn rows() -> impl Iterator<Item = String> {
 
 /// The rows that have no scenario and should have one.
 pub fn missing(scenarios: &[Named]) -> Vec<String> {
-    rows()
-        .filter(|row| scenarios.iter().all(|named| named.scenario.id != *row))
-        .collect()
+    rows().filter(|row| scenarios.iter().all(|named| named.scenario.id != *row)).collect()
 }
 
 /// The table.

@@ -122,11 +122,15 @@ impl Run<'_> {
             Step::Api(state) => self.turn_api(*state)?,
             Step::Send(step) => {
                 let seen = self.counters.send(self.words, &self.world, step, self.now)?;
-                seen.into_iter().for_each(|what| self.observe(what));
+                for what in seen {
+                    self.observe(what);
+                }
             }
             Step::Pretend(step) => {
                 let seen = self.counters.pretend(self.words, &self.world, step, self.now)?;
-                seen.into_iter().for_each(|what| self.observe(what));
+                for what in seen {
+                    self.observe(what);
+                }
             }
             Step::Translate(step) => {
                 let rules = self.counters.translate(self.words, step, true)?;

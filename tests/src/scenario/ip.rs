@@ -216,12 +216,12 @@ fn nexthop(links: &Links, verb: &str, id: &str, words: &[&str]) -> Result<Kernel
 fn neighbour(links: &Links, verb: &str, words: &[&str]) -> Result<KernelChange> {
     let (kind, address, device) = match words {
         ["proxy", address, "dev", device] => (NeighbourKind::Proxy, address, device),
-        [address, "lladdr", _, "dev", device, "nud", "permanent"]
-        | [address, "dev", device] => (NeighbourKind::Permanent, address, device),
+        [address, "lladdr", _, "dev", device, "nud", "permanent"] | [address, "dev", device] => {
+            (NeighbourKind::Permanent, address, device)
+        }
         _ => bail!("not a neighbour that the engine rung knows"),
     };
-    let neighbour =
-        Neighbour { address: address.parse()?, interface: links.index(device)?, kind };
+    let neighbour = Neighbour { address: address.parse()?, interface: links.index(device)?, kind };
     match verb {
         "add" => Ok(KernelChange::Neighbour(neighbour)),
         "del" => Ok(KernelChange::NeighbourGone(neighbour)),

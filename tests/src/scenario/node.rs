@@ -4,10 +4,14 @@
 //! or a real one ([`api`](super::api)).
 
 mod config;
+mod frames;
 mod hear;
+mod netfilter;
 mod objects;
+mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,9 +19,12 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use self::hear::hear;
+use self::netfilter::Rule;
+use self::wire::{Packets, Wire};
 use super::api::Api;
 use super::compare::AllSeen;
 use super::ipam::{Changed, Ipam};
+use super::packets::{SendStep, TranslateStep};
 use super::step::{FelixStep, PodStep, Step};
 use super::words::{Words, interface, pod_key};
 use super::{UPLINK, flood, pod};
@@ -42,6 +49,10 @@ pub struct Node<'a> {
     ipam: Ipam<'a>,
     felix: FelixStep,
     peers: u32,
+    /// Pods of their own, where the scenario has packets.
+    wire: Option<Wire>,
+    /// Addresses of pods, by `namespace/name`.
+    addresses: BTreeMap<String, Vec<IpAddr>>,
 }
 
 /// Runs a scenario; gives what was found.
@@ -104,7 +115,12 @@ impl<'a> Node<'a> {
                 feature: Some(scenario.feature),
             },
             peers: 0,
+            wire: None,
+            addresses: BTreeMap::new(),
         };
+        if scenario.has_packets() {
+            node.wire = Some(Wire::new(&node.namespace)?);
+        }
         for (name, addresses) in &scenario.nodes {
             node.apply(objects::node(words, name, addresses)?)?;
         }
@@ -211,9 +227,16 @@ impl<'a> Node<'a> {
                 Ok(())
             }
             Step::Api(state) => self.api.turn(*state),
-            Step::Send(_) | Step::Translate(_) | Step::Untranslate(_) | Step::Pretend(_) => {
-                anyhow::bail!("not yet")
+            Step::Send(step) => self.send(words, step),
+            Step::Pretend(step) => {
+                let address = match &step.address {
+                    Some(name) => words.address(name)?,
+                    None => "fe80::1".parse()?,
+                };
+                self.wire()?.pretend(&interface(&step.pod)?, step.sort, address)
             }
+            Step::Translate(step) => translation(words, step)?.make(&self.namespace),
+            Step::Untranslate(step) => translation(words, step)?.unmake(&self.namespace),
             Step::Say(_) => Ok(()),
         }
     }
@@ -236,6 +259,7 @@ impl<'a> Node<'a> {
                 ))?;
             }
         }
+        self.addresses.insert(step.name.clone(), addresses.clone());
         let mut annotations = pod::written_by_cni(&key, &addresses);
         annotations.extend(step.annotations.clone());
         let annotations = objects::annotations(words, &annotations)?;
@@ -257,6 +281,27 @@ impl<'a> Node<'a> {
             }));
         }
         self.patch(&step.name, &json!({"metadata": {"annotations": annotations}, "status": status}))
+    }
+
+    fn send(&self, words: Words<'_>, step: &SendStep) -> Result<()> {
+        let to = words.address(&step.to)?;
+        let own = self.addresses.get(&step.from).into_iter().flatten();
+        let own = own.into_iter().find(|own| own.is_ipv4() == to.is_ipv4()).copied();
+        let source = step.source.as_ref().map(|name| words.address(name)).transpose()?;
+        let from = if step.is_outside() { step.from.clone() } else { interface(&step.from)? };
+        let packets = Packets {
+            from: source.or(own).context("packets from outside need `as`")?,
+            to,
+            carries: step.carries,
+            port: step.port,
+            count: step.count,
+            connections: step.connections,
+        };
+        self.wire()?.send(&from, &packets)
+    }
+
+    fn wire(&self) -> Result<&Wire> {
+        self.wire.as_ref().context("no pod is on a wire")
     }
 
     fn apply(&self, object: Value) -> Result<()> {
@@ -288,6 +333,9 @@ impl<'a> Node<'a> {
 
     /// An interface as the CNI plugin makes it: its far end is in the pod's namespace.
     fn link(&mut self, name: &str) -> Result<()> {
+        if let Some(wire) = &mut self.wire {
+            return wire.link(&self.namespace, name);
+        }
         self.peers += 1;
         let peer = format!("pod{}", self.peers);
         self.namespace
@@ -311,6 +359,11 @@ impl<'a> Node<'a> {
         }
         Ok(())
     }
+}
+
+fn translation(words: Words<'_>, step: &TranslateStep) -> Result<Rule> {
+    let (from, to) = (words.address(&step.from)?, words.address(&step.to)?);
+    Ok(Rule { from, to, by: step.by, felix: step.felix })
 }
 
 /// Listens until all that is expected has been heard, or for too long.

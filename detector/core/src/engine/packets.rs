@@ -39,6 +39,14 @@ impl Engine {
         }
     }
 
+    /// Takes the word that there is no room to count for an address.
+    pub(super) fn uncounted(&mut self, now: BootTime, address: IpAddr) {
+        self.facts.packets.give_up(address);
+        self.close(address);
+        let subjects = self.watching.subjects(address);
+        self.judge_all(now, now, subjects);
+    }
+
     pub(super) fn pretended(&mut self, now: BootTime, at: BootTime, mut pretended: Pretended) {
         let tally = &mut pretended.tally;
         (tally.first, tally.last) = (tally.first.min(at), tally.last.min(at));
@@ -55,10 +63,8 @@ impl Engine {
     }
 
     pub(super) fn translated(&mut self, now: BootTime, at: BootTime, translated: Translated) {
-        let translation = Translation {
-            prefix: Prefix::host(translated.address),
-            to: translated.to,
-        };
+        let translation =
+            Translation { prefix: Prefix::host(translated.address), to: translated.to };
         let news = self.facts.translations.connected(&translation).is_none();
         self.facts.translations.connect(at, translated);
         // The next count shows what came of another connection of the same.
@@ -100,19 +106,16 @@ impl Engine {
 
     /// Tells a finding; one that is over waits for the last count of its packets.
     pub(super) fn say(&mut self, now: BootTime, finding: Finding) {
-        let address = watched_address(&finding.key.subject)
+        let address = watched_address(&finding.key.subject);
+        if let Some(former) = address.and_then(|at| self.watching.take(at, &finding.key)) {
+            self.said.push_back(Output::Finding(Box::new(former)));
+        }
+        let counted = address
             .filter(|address| self.facts.packets.counting && self.watching.is_watched(*address));
-        let Some(address) = address else {
+        let (State::Closed, Some(address)) = (finding.state, counted) else {
             self.said.push_back(Output::Finding(Box::new(finding)));
             return;
         };
-        if let Some(former) = self.watching.take(address, &finding.key) {
-            self.said.push_back(Output::Finding(Box::new(former)));
-        }
-        if finding.state != State::Closed {
-            self.said.push_back(Output::Finding(Box::new(finding)));
-            return;
-        }
         let until = now.after(self.facts.settings.answer);
         if self.watching.close(address, until, finding) {
             self.said.push_back(Output::Count(address));
@@ -126,7 +129,7 @@ impl Engine {
             let last = judge::diverted(&self.facts, &key.subject, &key.target, &finding.charge);
             // Of a pod that is gone nobody knows any more which connections it answered.
             let packets = |traffic: &Option<Diverted>| traffic.as_ref().map(|all| all.packets);
-            if packets(&last) >= packets(&finding.charge.traffic) {
+            if last.is_none() || packets(&last) >= packets(&finding.charge.traffic) {
                 finding.charge.traffic = last;
             }
             self.said.push_back(Output::Finding(Box::new(finding)));

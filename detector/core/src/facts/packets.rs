@@ -23,7 +23,8 @@ pub(crate) const MANY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 pub(crate) struct Packets {
     /// Whether anybody counts.
     pub(crate) counting: bool,
-    counts: BTreeMap<IpAddr, Vec<Count>>,
+    /// `None` where there was no room to count.
+    counts: BTreeMap<IpAddr, Option<Vec<Count>>>,
     pretended: BTreeMap<Pretending, Pretended>,
 }
 
@@ -32,7 +33,12 @@ pub(crate) struct Packets {
 impl Packets {
     /// Takes all that was counted for an address.
     pub(crate) fn count(&mut self, traffic: Traffic) {
-        self.counts.insert(traffic.address, traffic.counts);
+        self.counts.insert(traffic.address, Some(traffic.counts));
+    }
+
+    /// Takes the word that nobody counts for an address.
+    pub(crate) fn give_up(&mut self, address: IpAddr) {
+        self.counts.insert(address, None);
     }
 
     /// Forgets what was counted for an address.
@@ -51,10 +57,15 @@ impl Packets {
         if !self.counting {
             return None;
         }
+        let counts = match self.counts.get(&address) {
+            Some(None) => return None,
+            Some(Some(counts)) => &counts[..],
+            None => &[],
+        };
         let mut all = Diverted::default();
         let mut flows: BTreeMap<Flow, Tally> = BTreeMap::new();
         let mut apart = 0;
-        for count in self.counts.get(&address).into_iter().flatten() {
+        for count in counts {
             let tally = count.tally;
             let Some(flow) = count.flow else {
                 // Of single flows there is no sum, of a whole side it is exact where flows may not be.

@@ -46,7 +46,11 @@ pub(crate) struct Connected {
 
 impl Translations {
     /// Takes the whole of the rules; gives what differs.
-    pub(crate) fn reset(&mut self, at: BootTime, rules: Vec<TranslationRule>) -> BTreeSet<Translation> {
+    pub(crate) fn reset(
+        &mut self,
+        at: BootTime,
+        rules: Vec<TranslationRule>,
+    ) -> BTreeSet<Translation> {
         let old = std::mem::take(&mut self.rules);
         for rule in rules {
             let since = old.get(&rule).copied().unwrap_or(at);
@@ -94,7 +98,8 @@ impl Translations {
     pub(crate) fn expire(&mut self, now: BootTime, translation: &Translation) {
         let Some(address) = translation.prefix.host_address() else { return };
         let key = (address, translation.to);
-        if self.connected.get(&key).is_some_and(|known| now >= known.last.after(CONNECTION_SPEAKS)) {
+        if self.connected.get(&key).is_some_and(|known| now >= known.last.after(CONNECTION_SPEAKS))
+        {
             self.connected.remove(&key);
         }
     }
@@ -118,25 +123,26 @@ impl Translations {
 
     /// The connections that show a translation.
     pub(crate) fn connected(&self, translation: &Translation) -> Option<&Connected> {
-        let connected = self.connected.get(&(translation.prefix.host_address()?, translation.to))?;
+        let connected =
+            self.connected.get(&(translation.prefix.host_address()?, translation.to))?;
         (!connected.over).then_some(connected)
     }
 
     /// Translations of this one address.
     pub(crate) fn of(&self, address: IpAddr) -> BTreeSet<Translation> {
         let prefix = Prefix::host(address);
-        let first = TranslationRule {
-            prefix,
-            to: LOWEST,
-            to_last: LOWEST,
-            origin: "".into(),
-        };
+        let first = TranslationRule { prefix, to: LOWEST, to_last: LOWEST, origin: "".into() };
         let rules = self.rules.range((Included(first), Unbounded));
         let rules = rules.map(|(rule, _)| rule).take_while(|rule| rule.prefix == prefix);
         let connected = self.connected.range((Included((address, LOWEST)), Unbounded));
         let connected = connected.map(|(key, _)| *key).take_while(|(of, _)| *of == address);
         let connected = connected.map(|(_, to)| Translation { prefix, to });
         rules.map(translation_by).chain(connected).collect()
+    }
+
+    /// Translations to this one address.
+    pub(crate) fn to(&self, address: IpAddr) -> impl Iterator<Item = Translation> {
+        self.iter().filter(move |translation| translation.to == address)
     }
 
     /// All translations that rules make or connections show.

@@ -23,10 +23,7 @@ pub(crate) const QUIET: Duration = Duration::from_mins(1);
 
 impl<'a> Judge<'a> {
     /// A pretence, and since when it goes on; `None` where it is over.
-    pub(super) fn pretence(
-        &mut self,
-        key: &Pretending,
-    ) -> Option<(Target, (Verdict, BootTime))> {
+    pub(super) fn pretence(&mut self, key: &Pretending) -> Option<(Target, (Verdict, BootTime))> {
         let facts = self.facts;
         let seen = facts.packets.pretended(key)?;
         let over = seen.tally.last.after(QUIET);
@@ -77,7 +74,8 @@ impl<'a> Judge<'a> {
             let floats = pod.pod.floating_addresses.contains(&address)
                 && !matches!(facts.feature, Feature::Disabled { .. })
                 && matches!(facts.allow.permission(address, &pod.pod), Permission::Allowed(_));
-            let asks = |asked: &Prefix| asked.covers(&prefix) && facts.allow.covers(*asked, &pod.pod);
+            let asks =
+                |asked: &Prefix| asked.covers(&prefix) && facts.allow.covers(*asked, &pod.pod);
             floats || pod.pod.source_prefixes.iter().any(asks)
         });
         if may {
@@ -125,12 +123,10 @@ impl<'a> Judge<'a> {
             Pretence::Router => (Means::Neighbour, "advertises itself as a router from"),
         };
         // Felix drops what comes from another's address, unless the pod may ask for it.
-        let asks = pod.is_some_and(|pod| {
-            pod.pod.source_prefixes.iter().any(|asked| asked.contains(address))
-        });
-        let passes = seen.pretence == Pretence::Source
-            && asks
-            && self.facts.felix.spoofing == Some(true);
+        let asks = pod
+            .is_some_and(|pod| pod.pod.source_prefixes.iter().any(|asked| asked.contains(address)));
+        let passes =
+            seen.pretence == Pretence::Source && asks && self.facts.felix.spoofing == Some(true);
         let (certainty, severity, end) = match (seen.pretence, passes) {
             (Pretence::Source, true) => (
                 Certainty::Hijack,
@@ -140,8 +136,7 @@ impl<'a> Judge<'a> {
             (Pretence::Source, false) => (Certainty::Attempt, Severity::High, ""),
             _ => (Certainty::Attempt, Severity::Medium, ""),
         };
-        let reason =
-            format!("{} {what} {address}, which belongs to {victim}{end}", self.who(link));
+        let reason = format!("{} {what} {address}, which belongs to {victim}{end}", self.who(link));
         let mut charge = self.packet_charge(seen, link, means, victim, reason);
         charge.certainty = certainty;
         charge.severity = severity;

@@ -24,8 +24,7 @@ impl<'a> Judge<'a> {
     pub(super) fn translation(&mut self, translation: &Translation) -> Option<(Verdict, BootTime)> {
         let facts = self.facts;
         let connected = facts.translations.connected(translation);
-        let connected =
-            connected.filter(|known| self.now < known.last.after(CONNECTION_SPEAKS));
+        let connected = connected.filter(|known| self.now < known.last.after(CONNECTION_SPEAKS));
         let ruled = facts.translations.rules(translation).map(|(_, since)| since).min();
         let speaks = connected.map(|known| known.first);
         let since = [ruled, speaks].into_iter().flatten().min()?;
@@ -60,16 +59,19 @@ impl<'a> Judge<'a> {
         since: BootTime,
     ) -> Verdict {
         let facts = self.facts;
-        // Those of Services and of nodes' ports are what clusters are made of; what a Service claims
-        // without right is judged as its claim. Where a node's own programs are to see what is meant
-        // for the metadata service, they translate it to the node.
-        let given = matches!(self.given(address), Some((victim, _)) if victim != Victim::Metadata);
-        let to_node = facts.nodes.owner(translation.to).is_some();
-        if given
+        // Those of Services and of this node's ports are what clusters are made of; what a Service
+        // claims without right is judged as its claim. Where a node's own programs are to see what is
+        // meant for the metadata service, it is translated to the node.
+        let usual = match self.given(address) {
+            Some((Victim::Node(node), _)) => node == facts.settings.node || pod.is_none(),
+            Some((Victim::Metadata, _)) => pod.is_none(),
+            Some(_) => true,
+            None => false,
+        };
+        if usual
             || !facts.services.claimants(address).is_empty()
             || translation.to.is_loopback()
             || address == translation.to
-            || (to_node && self.given(address).is_some())
             // One diversion is one finding: the claim or its route is judged, with this as evidence.
             || pod.is_some_and(|pod| pod.pod.floating_addresses.contains(&address))
         {

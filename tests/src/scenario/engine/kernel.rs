@@ -83,13 +83,13 @@ impl Kernel {
     /// The interface by which a packet for this address leaves: the longest prefix of the main table,
     /// then the lowest metric, then the first.
     pub(super) fn way_to(&self, address: IpAddr) -> Option<IfIndex> {
-        let matches = |route: &&Route| {
-            route.table == Table::MAIN && route.prefix.contains(address)
-        };
+        let matches = |route: &&Route| route.table == Table::MAIN && route.prefix.contains(address);
         // Of several that are best, `min_by_key` takes the first.
-        let best = self.routes.iter().filter(matches).min_by_key(|route| {
-            (std::cmp::Reverse(route.prefix.length()), route.metric)
-        })?;
+        let best = self
+            .routes
+            .iter()
+            .filter(matches)
+            .min_by_key(|route| (std::cmp::Reverse(route.prefix.length()), route.metric))?;
         best.hops.as_slice().first()?.interface
     }
 

@@ -9,8 +9,7 @@ use detector_core::observation::What;
 use detector_core::route::{IfIndex, Prefix};
 use detector_core::time::BootTime;
 use detector_core::traffic::{
-    Count, Flow, IpProtocol, Pretence, Pretended, Side, Tally, Traffic, Translated,
-    TranslationRule,
+    Count, Flow, IpProtocol, Pretence, Pretended, Side, Tally, Traffic, Translated, TranslationRule,
 };
 
 use super::world::World;

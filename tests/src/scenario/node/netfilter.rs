@@ -1,0 +1,108 @@
+//! Rules that translate destinations, written by the tools that people and Felix write them with.
+
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::netns::Namespace;
+use crate::scenario::packets::Translator;
+
+/// A rule as it is written.
+pub(super) struct Rule {
+    pub(super) from: IpAddr,
+    pub(super) to: IpAddr,
+    pub(super) by: Translator,
+    /// In the chains that Felix makes for floating IPs.
+    pub(super) felix: bool,
+}
+
+impl Rule {
+    /// Writes the rule.
+    pub(super) fn make(&self, node: &Namespace) -> Result<()> {
+        let Self { from, to, .. } = self;
+        match self.by {
+            Translator::Nft => {
+                let (family, name) = (self.nft_family(), self.nft_table());
+                let hook = "type nat hook prerouting priority dstnat;";
+                let rule = format!("{family} daddr {from} dnat to {to}");
+                let text = if self.felix {
+                    format!(
+                        "table {family} {name} {{\n\
+                         chain nat-cali-fip-dnat {{ {rule} }}\n\
+                         chain nat-cali-PREROUTING {{ jump nat-cali-fip-dnat }}\n\
+                         chain nat-PREROUTING {{ {hook} jump nat-cali-PREROUTING; }}\n}}\n"
+                    )
+                } else {
+                    format!("table {family} {name} {{ chain pre {{ {hook} {rule}; }} }}\n")
+                };
+                run(node, "nft", &["-f", "-"], &text)
+            }
+            Translator::IptablesNft | Translator::IptablesLegacy => {
+                let rule = format!("--destination {from} --jump DNAT --to-destination {to}");
+                let commands = if self.felix {
+                    vec![
+                        "--new-chain cali-PREROUTING".to_owned(),
+                        "--new-chain cali-fip-dnat".to_owned(),
+                        "--insert PREROUTING --jump cali-PREROUTING".to_owned(),
+                        "--append cali-PREROUTING --jump cali-fip-dnat".to_owned(),
+                        format!("--append cali-fip-dnat {rule}"),
+                    ]
+                } else {
+                    vec![format!("--append PREROUTING {rule}")]
+                };
+                commands.iter().try_for_each(|command| self.iptables(node, command))
+            }
+        }
+    }
+
+    /// Takes the rule away, and all that it was written with.
+    pub(super) fn unmake(&self, node: &Namespace) -> Result<()> {
+        if self.by == Translator::Nft {
+            let text = format!("delete table {} {}\n", self.nft_family(), self.nft_table());
+            return run(node, "nft", &["-f", "-"], &text);
+        }
+        self.iptables(node, "--flush")?;
+        self.iptables(node, "--delete-chain")
+    }
+
+    fn nft_family(&self) -> &'static str {
+        if self.from.is_ipv4() { "ip" } else { "ip6" }
+    }
+
+    fn nft_table(&self) -> &'static str {
+        if self.felix { "calico" } else { "by-hand" }
+    }
+
+    fn iptables(&self, node: &Namespace, command: &str) -> Result<()> {
+        let program = match (self.by, self.from) {
+            (Translator::IptablesLegacy, IpAddr::V4(_)) => "iptables-legacy",
+            (Translator::IptablesLegacy, IpAddr::V6(_)) => "ip6tables-legacy",
+            (_, IpAddr::V4(_)) => "iptables-nft",
+            (_, IpAddr::V6(_)) => "ip6tables-nft",
+        };
+        let mut arguments = vec!["--wait", "10", "--table", "nat"];
+        arguments.extend(command.split_whitespace());
+        run(node, program, &arguments, "")
+    }
+}
+
+fn run(node: &Namespace, program: &str, arguments: &[&str], input: &str) -> Result<()> {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    node.hold(&mut command);
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start {program}: `cargo xtask setup` installs it"))?;
+    let mut stdin = child.stdin.take().context("its input is piped")?;
+    stdin.write_all(input.as_bytes())?;
+    drop(stdin);
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{program} {}: {}", arguments.join(" "), said.trim());
+    }
+    Ok(())
+}
