@@ -18,7 +18,12 @@ fn main() {
         // Names the crates that need unstable features: assembly for the BPF target. On a compiler
         // that has `core` for that target built in, "1" would ask for building it.
         // SAFETY: this program has one thread.
-        unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "aya_ebpf,detector_programs") };
+        unsafe {
+            std::env::set_var(
+                "RUSTC_BOOTSTRAP",
+                "aya_ebpf,detector_programs,detector_packets,detector_connections",
+            )
+        };
     }
     // Its progress would come out as warnings of this build.
     // SAFETY: this program has one thread.

@@ -8,6 +8,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod traffic;
+
 use core::fmt;
 use core::mem::offset_of;
 

@@ -21,13 +21,14 @@ use tracing::{debug, info, warn};
 use self::senses::Senses;
 use crate::cli::RunArgs;
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, PacketSource};
 use crate::policy::Policy;
 use crate::sink::Stdout;
 use crate::source::cluster::{Cluster, Running};
 use crate::source::kernel::{
     KernelOptions, KernelSource, Reason, Resync, ResyncOptions, ResyncStep, Uplinks,
 };
+use crate::source::packets::{Hooks, Packets};
 
 /// Observations of the cluster that wait for the loop; the cluster's tasks wait when it is full.
 const CLUSTER_QUEUE: usize = 1_024;
@@ -60,6 +61,8 @@ enum Wake {
     Dump(ResyncStep),
     /// The cluster has told something.
     Cluster(Observation),
+    /// Packets of interest were seen.
+    Packets(std::io::Result<()>),
     /// The engine's deadline has come.
     Deadline,
     Housekeeping,
@@ -71,6 +74,7 @@ struct Agent {
     kernel: KernelSource,
     resync: Resync,
     uplinks: Uplinks,
+    packets: Option<Packets>,
     questions: Option<mpsc::Sender<Question>>,
     stdout: Stdout,
     senses: Senses,
@@ -114,6 +118,7 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
             timeout: DUMP_TIMEOUT,
         }),
         uplinks: Uplinks::default(),
+        packets: None,
         questions,
         stdout,
         senses: Senses::new(config.api),
@@ -131,6 +136,7 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
 impl Agent {
     /// Tells the engine what is known before anything was seen.
     fn begin(&mut self, config: &Config, allow_list: AllowList) {
+        self.begin_to_count(config.packets);
         self.observe(What::AllowList(allow_list));
         if !config.api {
             warn!(
@@ -139,6 +145,25 @@ impl Agent {
             for sense in senses::ALL.into_iter().filter(|sense| *sense != Sense::Kernel) {
                 self.observe(What::Blind(sense, Some("the API server is not asked".into())));
             }
+        }
+    }
+
+    /// Loads the packet programs, if they are wanted.
+    fn begin_to_count(&mut self, choice: PacketSource) {
+        let loaded = match choice {
+            PacketSource::Off => Err("packets are not to be watched (--packets off)".to_owned()),
+            PacketSource::Auto => Packets::load(Hooks::Best).map_err(|error| error.to_string()),
+            PacketSource::Filters => {
+                Packets::load(Hooks::Filters).map_err(|error| error.to_string())
+            }
+        };
+        match loaded {
+            Ok(packets) => {
+                info!(hooks = packets.hooks().as_str(), "counting packets");
+                self.packets = Some(packets);
+                self.observe(What::Counting(true));
+            }
+            Err(why) => self.blind(Sense::Packets, &why),
         }
     }
 
@@ -159,6 +184,7 @@ impl Agent {
                 () = sleep(deadline) => Wake::Deadline,
                 Some(observation) = cluster.recv() => Wake::Cluster(observation),
                 step = self.resync.next() => Wake::Dump(step),
+                ready = packets_ready(&mut self.packets) => Wake::Packets(ready),
                 _ = housekeeping.tick() => Wake::Housekeeping,
             };
             match wake {
@@ -173,6 +199,10 @@ impl Agent {
                 }
                 Wake::Dump(step) => self.dump(step),
                 Wake::Cluster(observation) => self.take(observation),
+                Wake::Packets(ready) => {
+                    ready.context("the ring of the packet programs can no longer be waited for")?;
+                    self.look_at_packets();
+                }
                 Wake::Deadline => {
                     self.engine.tick(clock::now());
                     self.listen();
@@ -185,11 +215,14 @@ impl Agent {
     /// Takes what the kernel has told: so many records, or all until a time that has passed.
     fn drain(&mut self, wanted: Wanted) {
         // The engine is told of each record as it is read, in order.
-        let Self { engine, kernel, uplinks, .. } = self;
+        let Self { engine, kernel, uplinks, packets, .. } = self;
         let mut others = false;
         let mut each = |observation: Observation| {
             if let What::Kernel(change) = &observation.what {
                 others |= uplinks.observe(engine.settings(), change);
+                if let Some(packets) = packets {
+                    packets.follow(engine.settings(), change);
+                }
             }
             engine.observe(clock::now(), observation);
         };
@@ -217,6 +250,9 @@ impl Agent {
                 let mut others = false;
                 for part in parts {
                     others |= self.uplinks.observe_state(self.engine.settings(), &part);
+                    if let Some(packets) = &mut self.packets {
+                        packets.follow_state(self.engine.settings(), &part);
+                    }
                     let what = What::SnapshotPart(part);
                     self.engine.observe(now, Observation { at: now, what });
                 }
@@ -229,6 +265,9 @@ impl Agent {
                 self.drain(Wanted::Until(totals.ended));
                 self.own_up();
                 self.dumps += 1;
+                if let Some(packets) = &mut self.packets {
+                    packets.sweep();
+                }
                 self.observe(What::SnapshotEnd);
                 if !self.resync.is_wanted() {
                     self.observe(What::Blind(Sense::Kernel, None));
@@ -257,10 +296,27 @@ impl Agent {
         self.listen();
     }
 
+    /// Reads what the packet programs have counted, unless that was done just now.
+    fn look_at_packets(&mut self) {
+        let Some(packets) = self.packets.as_mut().filter(|packets| packets.is_rested()) else {
+            return;
+        };
+        let pretended = packets.pretended().into_iter().map(What::Pretended);
+        let all: Vec<What> =
+            pretended.chain(packets.changed().into_iter().map(What::Traffic)).collect();
+        for what in all {
+            self.observe(what);
+        }
+    }
+
     fn observe(&mut self, what: What) {
+        self.tell(what);
+        self.listen();
+    }
+
+    fn tell(&mut self, what: What) {
         let now = clock::now();
         self.engine.observe(now, Observation { at: now, what });
-        self.listen();
     }
 
     fn blind(&mut self, sense: Sense, why: &str) {
@@ -299,11 +355,28 @@ impl Agent {
                     debug!(why, "the tables are read once more");
                     self.resync.request(Reason::Outrun);
                 }
-                Output::Watch(_)
-                | Output::Unwatch(_)
-                | Output::Count(_)
-                | Output::Sources(..)
-                | Output::Ranges(_) => {}
+                Output::Watch(address) => {
+                    let room = self.packets.as_mut().is_none_or(|packets| packets.watch(address));
+                    if !room {
+                        self.tell(What::Uncounted(address));
+                    }
+                }
+                Output::Unwatch(address) => {
+                    if let Some(packets) = &mut self.packets {
+                        packets.unwatch(address);
+                    }
+                }
+                Output::Count(address) => {
+                    let packets = self.packets.as_mut();
+                    let traffic = packets.and_then(|packets| packets.traffic(address));
+                    self.tell(traffic.map_or(What::Uncounted(address), What::Traffic));
+                }
+                Output::Sources(interface, sources) => {
+                    if let Some(packets) = &mut self.packets {
+                        packets.sources(interface, &sources);
+                    }
+                }
+                Output::Ranges(_) => {}
             }
         }
     }
@@ -324,6 +397,7 @@ impl Agent {
     fn housekeeping(&mut self) {
         self.drain(Wanted::Budget(BUDGET));
         self.own_up();
+        self.look_at_packets();
     }
 
     /// Writes what is left to write, detaches everything, says what was done.
@@ -332,6 +406,7 @@ impl Agent {
         let counters = self.kernel.counters();
         let holdings = self.engine.holdings();
         let cluster = cluster.map(|running| running.counters().counts()).unwrap_or_default();
+        let packets = self.packets.as_ref().map(Packets::counters).unwrap_or_default();
         let dropped = self.stdout.dropped();
         self.stdout.end();
         info!(
@@ -348,10 +423,25 @@ impl Agent {
             requests = cluster.requests,
             questions = cluster.questions,
             rejections = cluster.rejections,
+            packet_pods = packets.pods,
+            packet_uplinks = packets.uplinks,
+            packet_refused = packets.refused,
+            packets_not_apart = packets.not_apart,
+            packets_uncounted = packets.uncounted,
+            pretences_lost = packets.pretence_lost,
+            packets_unread = packets.unread,
             reloads = policy.reloads().ok(),
             reloads_refused = policy.reloads().refused(),
             "stopped"
         );
+    }
+}
+
+/// Waits for packets of interest; for ever where nobody counts.
+async fn packets_ready(packets: &mut Option<Packets>) -> std::io::Result<()> {
+    match packets {
+        Some(packets) => packets.ready().await,
+        None => std::future::pending().await,
     }
 }
 

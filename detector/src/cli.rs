@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, ConfigError, Output, RouteSource};
+use crate::config::{self, ConfigError, Output, PacketSource, RouteSource};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -64,6 +64,9 @@ pub struct RunArgs {
     /// Where routes are seen from.
     #[arg(long, value_name = "SOURCE")]
     pub route_source: Option<RouteSource>,
+    /// How packets on pods' interfaces and uplinks are watched.
+    #[arg(long, value_name = "HOW")]
+    pub packets: Option<PacketSource>,
     /// What findings look like.
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<Output>,

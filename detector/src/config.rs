@@ -39,6 +39,18 @@ pub enum RouteSource {
     Netlink,
 }
 
+/// How packets are watched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum PacketSource {
+    /// By eBPF programs, hung on interfaces by the best means that the kernel has.
+    #[default]
+    Auto,
+    /// By eBPF programs on filters of the qdisc clsact, whatever the kernel has.
+    Filters,
+    /// Not at all: nothing is counted, and spoofed sources are not seen.
+    Off,
+}
+
 /// What findings look like on standard output.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum Output {
@@ -60,6 +72,8 @@ pub struct Config {
     pub api: bool,
     /// Where routes are seen from.
     pub route_source: RouteSource,
+    /// How packets are watched.
+    pub packets: PacketSource,
     /// What findings look like on standard output.
     pub output: Output,
     /// What names of pods' interfaces begin with.
@@ -136,6 +150,7 @@ impl Config {
             kubeconfig,
             api,
             route_source,
+            packets,
             output,
             interface_prefixes,
             uplinks,
@@ -162,6 +177,8 @@ impl Config {
 
         let from_file = route_source.as_ref().map(|v| at("routeSource").parse(v, value::choice));
         let route_source = args.route_source.or(from_file.transpose()?).unwrap_or_default();
+        let from_file = packets.as_ref().map(|v| at("packets").parse(v, value::choice));
+        let packets = args.packets.or(from_file.transpose()?).unwrap_or_default();
         let from_file = output.as_ref().map(|v| at("output").parse(v, value::choice));
         let output = args.output.or(from_file.transpose()?).unwrap_or_default();
 
@@ -188,6 +205,7 @@ impl Config {
             kubeconfig,
             api: !args.no_api && enabled.unwrap_or(true),
             route_source,
+            packets,
             output,
             interface_prefixes,
             uplinks,
@@ -234,6 +252,7 @@ impl Config {
             kubeconfig,
             api,
             route_source,
+            packets,
             output,
             interface_prefixes,
             uplinks,
@@ -251,6 +270,7 @@ impl Config {
             ("kubeconfig", *kubeconfig == other.kubeconfig),
             ("api.enabled", *api == other.api),
             ("routeSource", *route_source == other.route_source),
+            ("packets", *packets == other.packets),
             ("output", *output == other.output),
             ("interfacePrefixes", *interface_prefixes == other.interface_prefixes),
             ("uplinks", *uplinks == other.uplinks),

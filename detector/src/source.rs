@@ -3,4 +3,5 @@
 
 pub mod cluster;
 pub mod kernel;
+pub mod packets;
 pub mod witness;

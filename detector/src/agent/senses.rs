@@ -43,10 +43,16 @@ impl Senses {
     /// A sense does not see, or not all. The log says so when it begins, not at every attempt.
     pub(super) fn blind(&mut self, sense: Sense, why: &str) {
         if self.blind.insert(sense, why.to_owned()).is_none() {
-            warn!(
-                sense = sense.as_str(),
-                why, "degraded: blind in this sense; findings are marked partial until it sees"
-            );
+            match sense {
+                // Verdicts rest on others; these add to them, and find what leaves no other trace.
+                Sense::Packets | Sense::Connections | Sense::Translations => {
+                    warn!(sense = sense.as_str(), why, "degraded: blind in this sense");
+                }
+                _ => warn!(
+                    sense = sense.as_str(),
+                    why, "degraded: blind in this sense; findings are marked partial until it sees"
+                ),
+            }
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct File {
     pub api: Api,
     /// `routeSource`: `auto`, `ebpf` or `netlink`. Default: `auto`.
     pub route_source: Option<Typed<String>>,
+    /// `packets`: `auto`, `filters` or `off`. Default: `auto`.
+    pub packets: Option<Typed<String>>,
     /// `output`: `json` or `text`. Default: `json`.
     pub output: Option<Typed<String>>,
     /// `interfacePrefixes`: what names of pods' interfaces begin with, as in FelixConfiguration

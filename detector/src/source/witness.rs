@@ -19,7 +19,7 @@ use detector_ebpf::{Counter, Header, Record, RecordError};
 use tracing::{debug, warn};
 
 pub use self::error::WitnessError;
-use self::error::{Memory, one_line, refusal};
+pub(in crate::source) use self::error::{Memory, one_line, refusal};
 pub use self::listener::GROUPS;
 use self::listener::Listener;
 

@@ -50,7 +50,7 @@ pub enum WitnessError {
 
 /// How the kernel counts the memory of maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Memory {
+pub(in crate::source) enum Memory {
     /// To the process's cgroup, or to a limit of locked memory that is none.
     Free,
     /// To a limit of locked memory that could not be raised.
@@ -59,7 +59,7 @@ pub(super) enum Memory {
 
 impl Memory {
     /// Lifts the limit that maps count against before Linux 5.11.
-    pub(super) fn unlock() -> Self {
+    pub(in crate::source) fn unlock() -> Self {
         if KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(5, 11, 0)) {
             return Self::Free;
         }
@@ -74,7 +74,7 @@ impl Memory {
 }
 
 /// Tells "you may not" from "it does not work".
-pub(super) fn refusal(error: &EbpfError, memory: Memory) -> WitnessError {
+pub(in crate::source) fn refusal(error: &EbpfError, memory: Memory) -> WitnessError {
     // The verifier too says EACCES or EPERM of a program that it does not like, but it says why.
     let by_verifier = matches!(
         error,
@@ -113,7 +113,7 @@ fn may_guess() -> bool {
 
 /// An error with its causes, in one line. Of a long one the beginning and the end are kept: what the
 /// verifier says at last is why it says no.
-pub(super) fn one_line(error: &dyn Error) -> String {
+pub(in crate::source) fn one_line(error: &dyn Error) -> String {
     const BEGINNING: usize = 120;
     const END: usize = 480;
     let mut text = error.to_string();

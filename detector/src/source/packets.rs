@@ -1,0 +1,276 @@
+//! Packets on pods' interfaces and uplinks: loads the programs that count them, hangs them on the
+//! interfaces as those come and go, and reads what they have counted.
+//!
+//! Nothing is pinned: where the kernel has TCX the programs hang on links, the links on descriptors
+//! of this process. Before Linux 6.6 they hang on filters that a crash would leave behind; they do
+//! no harm, since they change and decide nothing, and the next start takes them away.
+
+mod counts;
+mod error;
+mod hooks;
+mod sources;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::{Ebpf, include_bytes_aligned};
+use detector_core::link::Link;
+use detector_core::observation::{KernelChange, KernelState};
+use detector_core::route::{IfIndex, Prefix};
+use detector_core::settings::Settings;
+use detector_core::traffic::{Pretended, Traffic};
+use detector_ebpf::traffic::Oddity;
+use tokio::io::unix::AsyncFd;
+use tracing::{debug, warn};
+
+use self::counts::Counts;
+pub use self::error::PacketsError;
+pub use self::hooks::Hooks;
+use self::hooks::{Hung, Place};
+use self::sources::Sources;
+use crate::source::witness::Memory;
+
+static PROGRAMS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-packets"));
+
+/// How much longer the maps are left alone than it took to read them: of one core it is 2 %.
+const PAUSE: u32 = 50;
+
+/// What the programs and the agent could not do, and how much there is to see.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PacketCounters {
+    /// Interfaces of pods that are watched.
+    pub pods: usize,
+    /// Uplinks that are watched.
+    pub uplinks: usize,
+    /// Interfaces that the programs could not be hung on.
+    pub refused: usize,
+    /// Addresses that are watched.
+    pub watched: usize,
+    /// Addresses for which there was no room.
+    pub unwatched: u64,
+    /// Packets that were counted, but not flow by flow.
+    pub not_apart: u64,
+    /// Packets for watched addresses that were not counted.
+    pub uncounted: u64,
+    /// Packets that pretended, for which there was no room.
+    pub pretence_lost: u64,
+    /// Packets that could not be read.
+    pub unread: u64,
+}
+
+/// The loaded programs, what they hang on, and their maps.
+pub struct Packets {
+    hung: BTreeMap<IfIndex, Hung>,
+    refused: BTreeSet<IfIndex>,
+    hooks: Hooks,
+    ebpf: Ebpf,
+    counts: Counts,
+    sources: Sources,
+    odd: PerCpuArray<MapData, u64>,
+    bell: AsyncFd<RingBuf<MapData>>,
+    unwatched: u64,
+    /// When the maps are read again at the earliest.
+    rested: Instant,
+}
+
+// === impl Packets ===
+
+impl Packets {
+    /// Loads the programs. They count in the network namespace of the calling thread.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O.
+    pub fn load(hooks: Hooks) -> Result<Self, PacketsError> {
+        let memory = Memory::unlock();
+        let mut ebpf = Ebpf::load(PROGRAMS).map_err(|error| PacketsError::load(&error, memory))?;
+        hooks::load(&mut ebpf).map_err(|error| PacketsError::load(&error.into(), memory))?;
+        let ring = RingBuf::try_from(take(&mut ebpf, "BELL")?)
+            .map_err(|error| PacketsError::map(&error))?;
+        // SAFETY: the ring owns the descriptor that it gives, and never replaces it.
+        let bell =
+            unsafe { AsyncFd::register(ring) }.map_err(|error| PacketsError::Bell(error.into()))?;
+        let odd = take(&mut ebpf, "ODD")?.try_into().map_err(|error| PacketsError::map(&error))?;
+        Ok(Self {
+            hung: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            hooks: hooks.of_this_kernel(),
+            counts: Counts::take(&mut ebpf)?,
+            sources: Sources::take(&mut ebpf)?,
+            odd,
+            bell,
+            unwatched: 0,
+            rested: Instant::now(),
+            ebpf,
+        })
+    }
+
+    /// How the programs are hung on interfaces.
+    pub fn hooks(&self) -> Hooks {
+        self.hooks
+    }
+
+    /// Follows a change of interfaces; what is wrong with one of them is told once.
+    pub fn follow(&mut self, settings: &Settings, change: &KernelChange) {
+        match change {
+            KernelChange::Link(link) => self.link(settings, link),
+            KernelChange::LinkGone(index) => self.gone(*index),
+            _ => {}
+        }
+    }
+
+    /// Takes an interface that a dump shows.
+    pub fn follow_state(&mut self, settings: &Settings, state: &KernelState) {
+        if let KernelState::Link(link) = state {
+            self.link(settings, link);
+        }
+    }
+
+    /// Counts packets for an address from now on. False where there is no room for it.
+    pub fn watch(&mut self, address: IpAddr) -> bool {
+        let watched = self.counts.watch(address);
+        if let Err(error) = &watched {
+            self.unwatched += 1;
+            if self.unwatched.is_power_of_two() {
+                warn!(%address, %error, "degraded: there is no room to count an address's packets");
+            }
+        }
+        watched.is_ok()
+    }
+
+    /// Counts them no longer.
+    pub fn unwatch(&mut self, address: IpAddr) {
+        self.counts.unwatch(address);
+    }
+
+    /// Says which source addresses an interface's packets may have; none where nobody knows.
+    pub fn sources(&mut self, interface: IfIndex, sources: &[Prefix]) {
+        if let Err(error) = self.sources.set(interface, sources) {
+            warn!(
+                interface = interface.get(),
+                %error,
+                "degraded: there is no room for an interface's own addresses; nothing is said of its \
+                 packets"
+            );
+        }
+    }
+
+    /// All that was counted for a watched address; `None` where it is not watched.
+    pub fn traffic(&mut self, address: IpAddr) -> Option<Traffic> {
+        self.counts.traffic(address)
+    }
+
+    /// What was counted for each watched address that had packets since the last look.
+    pub fn changed(&mut self) -> Vec<Traffic> {
+        self.look(|this| this.counts.changed())
+    }
+
+    /// What was pretended since the last look.
+    pub fn pretended(&mut self) -> Vec<Pretended> {
+        self.look(|this| this.counts.pretended())
+    }
+
+    /// Waits until there is something new to read. Safe to cancel.
+    pub async fn ready(&mut self) -> io::Result<()> {
+        loop {
+            let mut ready = self.bell.readable_mut().await?;
+            let ring = ready.get_inner_mut();
+            let mut rang = false;
+            while ring.next().is_some() {
+                rang = true;
+            }
+            ready.clear_ready();
+            if rang {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether the maps may be read again: under a flood reading them takes its time.
+    pub fn is_rested(&self) -> bool {
+        Instant::now() >= self.rested
+    }
+
+    /// What could not be done, and how much there is to see.
+    pub fn counters(&self) -> PacketCounters {
+        let odd = |oddity: Oddity| {
+            self.odd.get(&(oddity as u32), 0).map(|counts| counts.iter().sum()).unwrap_or_default()
+        };
+        let at = |place| self.hung.values().filter(|hung| hung.place == place).count();
+        PacketCounters {
+            pods: at(Place::Pod),
+            uplinks: at(Place::Uplink),
+            refused: self.refused.len(),
+            watched: self.counts.watched(),
+            unwatched: self.unwatched,
+            not_apart: odd(Oddity::NotApart),
+            uncounted: odd(Oddity::Uncounted),
+            pretence_lost: odd(Oddity::PretenceLost),
+            unread: odd(Oddity::Unread),
+        }
+    }
+
+    /// Forgets interfaces that are gone without anybody having told.
+    pub fn sweep(&mut self) {
+        let gone = |index: &IfIndex| nix::net::if_::if_indextoname(index.get()).is_err();
+        for index in self.hung.keys().copied().filter(gone).collect::<Vec<_>>() {
+            self.gone(index);
+        }
+    }
+
+    fn look<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let start = Instant::now();
+        let seen = read(self);
+        let took = start.elapsed();
+        let pause = if took < Duration::from_millis(1) { Duration::ZERO } else { took * PAUSE };
+        self.rested = self.rested.max(Instant::now() + pause);
+        seen
+    }
+
+    fn link(&mut self, settings: &Settings, link: &Link) {
+        let former = self.hung.get(&link.index).map(|hung| hung.place);
+        let place = Place::of(settings, link, former);
+        if place == former {
+            return;
+        }
+        self.unhang(link.index);
+        let Some(place) = place else { return };
+        match hooks::hang(&mut self.ebpf, self.hooks, link, place) {
+            Ok(hung) => {
+                debug!(interface = %link.name, place = place.as_str(), "packets are watched");
+                self.refused.remove(&link.index);
+                self.hung.insert(link.index, hung);
+            }
+            // It has gone in the meantime, which is told next.
+            Err(error) if error.is_gone() => {}
+            Err(error) => {
+                if self.refused.insert(link.index) {
+                    warn!(
+                        interface = %link.name,
+                        %error,
+                        "degraded: the packets of an interface are not watched"
+                    );
+                }
+            }
+        }
+    }
+
+    fn gone(&mut self, index: IfIndex) {
+        self.unhang(index);
+        self.refused.remove(&index);
+        // Where it fails, nothing was there.
+        let _ = self.sources.set(index, &[]);
+    }
+
+    fn unhang(&mut self, index: IfIndex) {
+        if let Some(hung) = self.hung.remove(&index) {
+            hooks::unhang(&mut self.ebpf, hung);
+        }
+    }
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, PacketsError> {
+    ebpf.take_map(name).ok_or(PacketsError::NoMap(name))
+}

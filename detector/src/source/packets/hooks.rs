@@ -1,0 +1,238 @@
+//! What the programs hang on.
+//!
+//! They stand first at their hook. Whoever stands behind a program that decides (Calico's eBPF
+//! dataplane does, on the same interfaces) sees nothing of the packets that it decides about; and who
+//! only looks, and tells the kernel to go on, disturbs nobody behind it.
+
+use std::io;
+
+use aya::Ebpf;
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+    qdisc_detach_program,
+};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::util::KernelVersion;
+use detector_core::link::Link;
+use detector_core::settings::Settings;
+
+use super::error::HookError;
+
+/// The preference of our filters, where there is no TCX: filters are tried from the lowest on, and
+/// those that `tc` numbers itself begin at 49,152.
+const PREFERENCE: u16 = 7;
+
+/// Their handle, by which they can be told from those of others.
+const HANDLE: TcHandle = TcHandle::new(0, 0xde7);
+
+/// The loopback device of every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// The veth pair of Calico's eBPF dataplane, which is no workload's.
+const DATAPLANE: [&str; 2] = ["bpfin.cali", "bpfout.cali"];
+
+/// How programs are hung on interfaces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hooks {
+    /// TCX where the kernel has it, which is since 6.6; else filters.
+    Best,
+    /// Filters of the qdisc clsact.
+    Filters,
+}
+
+impl Hooks {
+    /// What "best" is on this kernel.
+    pub(super) fn of_this_kernel(self) -> Self {
+        let has_tcx =
+            KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0));
+        if self == Self::Best && has_tcx { Self::Best } else { Self::Filters }
+    }
+
+    /// The word for it in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Best => "tcx",
+            Self::Filters => "clsact",
+        }
+    }
+}
+
+/// What sort of interface it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// A pod's.
+    Pod,
+    /// One that carries the node's own traffic.
+    Uplink,
+}
+
+impl Place {
+    /// The word for it in logs.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Pod => "pod",
+            Self::Uplink => "uplink",
+        }
+    }
+
+    /// Whether, and as what, an interface is watched. One that was once a pod's stays so whatever it
+    /// is called later.
+    pub(super) fn of(settings: &Settings, link: &Link, former: Option<Self>) -> Option<Self> {
+        let name = link.name.as_str();
+        if former == Some(Self::Pod) {
+            return former;
+        }
+        if link.index.get() == LOOPBACK || DATAPLANE.contains(&name) {
+            return None;
+        }
+        if settings.is_workload_name(&link.name) {
+            Some(Self::Pod)
+        } else if settings.is_uplink(link) {
+            Some(Self::Uplink)
+        } else {
+            None
+        }
+    }
+
+    /// The programs for what comes in and for what goes out.
+    fn programs(self, ether: bool) -> [(&'static str, TcAttachType); 2] {
+        let inward = match (self, ether) {
+            (Self::Pod, true) => "from_pod",
+            (Self::Pod, false) => "from_pod_bare",
+            (Self::Uplink, true) => "from_uplink",
+            (Self::Uplink, false) => "from_uplink_bare",
+        };
+        let outward = if ether { "outward" } else { "outward_bare" };
+        [(inward, TcAttachType::Ingress), (outward, TcAttachType::Egress)]
+    }
+}
+
+/// An interface's programs.
+pub(super) struct Hung {
+    pub(super) place: Place,
+    links: Vec<(&'static str, SchedClassifierLinkId)>,
+}
+
+/// All programs.
+const ALL: [&str; 6] =
+    ["from_pod", "from_pod_bare", "from_uplink", "from_uplink_bare", "outward", "outward_bare"];
+
+/// Has the kernel check all programs.
+pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
+    ALL.iter().try_for_each(|name| program(ebpf, name)?.load())
+}
+
+/// Hangs the programs on an interface.
+pub(super) fn hang(
+    ebpf: &mut Ebpf,
+    hooks: Hooks,
+    link: &Link,
+    place: Place,
+) -> Result<Hung, HookError> {
+    let name = link.name.as_str();
+    let ether = has_ethernet_header(name)?;
+    if hooks == Hooks::Filters {
+        match qdisc_add_clsact(name) {
+            Ok(()) | Err(TcError::AlreadyAttached) => {}
+            // Older kernels say only that it exists.
+            Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                // What is wrong shows when the first filter is added.
+                tracing::debug!(interface = name, %error, "no qdisc clsact");
+            }
+        }
+    }
+    let mut hung = Hung { place, links: Vec::new() };
+    for (program_name, hook) in place.programs(ether) {
+        let options = match hooks {
+            Hooks::Best => TcAttachOptions::TcxOrder(LinkOrder::first()),
+            Hooks::Filters => {
+                // One that was left by a crash: there is none as a rule.
+                let _ = qdisc_detach_program(name, hook, program_name);
+                TcAttachOptions::Netlink(NlOptions {
+                    priority: PREFERENCE,
+                    handle: HANDLE,
+                    classid: None,
+                })
+            }
+        };
+        let attached = program(ebpf, program_name)
+            .and_then(|program| program.attach_with_options(name, hook, options));
+        match attached {
+            Ok(id) => hung.links.push((program_name, id)),
+            Err(error) => {
+                unhang(ebpf, hung);
+                return Err(error.into());
+            }
+        }
+    }
+    Ok(hung)
+}
+
+/// Takes the programs from an interface, which may be gone.
+pub(super) fn unhang(ebpf: &mut Ebpf, hung: Hung) {
+    for (name, id) in hung.links {
+        let done = program(ebpf, name).and_then(|program| program.detach(id));
+        if let Err(error) = done {
+            tracing::debug!(%error, "a program was gone with its interface");
+        }
+    }
+}
+
+fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut SchedClassifier, ProgramError> {
+    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
+}
+
+/// Whether packets of the interface begin with an Ethernet header (`SIOCGIFHWADDR`, netdevice(7)).
+fn has_ethernet_header(name: &str) -> io::Result<bool> {
+    let socket = std::net::UdpSocket::bind(("127.0.0.1", 0))
+        .or_else(|_| std::net::UdpSocket::bind(("::1", 0)))?;
+    // SAFETY: all bytes zero are a value of this plain structure.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // An interface's name has at most 15 bytes, so that a zero stays behind it.
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+        *to = from.cast_signed();
+    }
+    // SAFETY: the descriptor is open for the call, and the kernel writes into the request it is given
+    // the address of, which has the size that this request number stands for.
+    let done = unsafe {
+        libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCGIFHWADDR, &raw mut request)
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has filled this part of the union.
+    let kind = unsafe { request.ifr_ifru.ifru_hwaddr.sa_family };
+    Ok(kind == libc::ARPHRD_ETHER || kind == libc::ARPHRD_LOOPBACK)
+}
+
+#[cfg(test)]
+mod tests {
+    use detector_core::link::{InterfaceName, LinkKind};
+    use detector_core::route::IfIndex;
+    use detector_core::workload::NodeName;
+
+    use super::*;
+
+    fn place(index: u32, name: &str, kind: LinkKind, former: Option<Place>) -> Option<Place> {
+        let (index, name) = (IfIndex::new(index).unwrap(), InterfaceName::new(name).unwrap());
+        let settings = Settings::for_node(NodeName("node".into()));
+        Place::of(&settings, &Link { index, name, kind, up: true }, former)
+    }
+
+    #[test]
+    fn pods_and_uplinks_are_watched_and_nothing_else() {
+        assert_eq!(place(5, "cali0123456789a", LinkKind::Container, None), Some(Place::Pod));
+        assert_eq!(place(2, "ens3", LinkKind::Physical, None), Some(Place::Uplink));
+        assert_eq!(place(3, "tunl0", LinkKind::Infrastructure, None), Some(Place::Uplink));
+        assert_eq!(place(1, "lo", LinkKind::Physical, None), None);
+        assert_eq!(place(6, "vethabc", LinkKind::Container, None), None);
+        assert_eq!(place(7, "bpfin.cali", LinkKind::Container, None), None);
+    }
+
+    #[test]
+    fn what_was_once_a_pods_stays_so() {
+        let renamed = place(5, "eth7", LinkKind::Physical, Some(Place::Pod));
+        assert_eq!(renamed, Some(Place::Pod));
+    }
+}
