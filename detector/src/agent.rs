@@ -5,6 +5,8 @@
 
 mod senses;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,22 +15,25 @@ use detector_core::engine::{Engine, Output};
 use detector_core::finding::{Finding, Severity, State};
 use detector_core::observation::{Answer, Observation, Question, Reply, Sense, What};
 use detector_core::policy::AllowList;
+use detector_core::route::Prefix;
 use detector_core::time::BootTime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use self::senses::Senses;
 use crate::cli::RunArgs;
 use crate::clock;
-use crate::config::{Config, PacketSource};
+use crate::config::{Config, PacketSource, RouteSource};
 use crate::policy::Policy;
 use crate::sink::Stdout;
 use crate::source::cluster::{Cluster, Running};
 use crate::source::kernel::{
     KernelOptions, KernelSource, Reason, Resync, ResyncOptions, ResyncStep, Uplinks,
 };
+use crate::source::connections::{self, Connections, DumpedConnections};
 use crate::source::packets::{Hooks, Packets};
+use crate::source::translations::{Told, Translations};
 
 /// Observations of the cluster that wait for the loop; the cluster's tasks wait when it is full.
 const CLUSTER_QUEUE: usize = 1_024;
@@ -63,6 +68,12 @@ enum Wake {
     Cluster(Observation),
     /// Packets of interest were seen.
     Packets(std::io::Result<()>),
+    /// Connections were translated.
+    Connections(std::io::Result<()>),
+    /// The connections that were there already were read.
+    Dumped(DumpedConnections),
+    /// Rules that translate have changed.
+    Translations(Told),
     /// The engine's deadline has come.
     Deadline,
     Housekeeping,
@@ -75,6 +86,11 @@ struct Agent {
     resync: Resync,
     uplinks: Uplinks,
     packets: Option<Packets>,
+    connections: Option<Connections>,
+    dumped: Option<oneshot::Receiver<DumpedConnections>>,
+    translations: Translations,
+    ranges: Vec<Prefix>,
+    watched: BTreeSet<IpAddr>,
     questions: Option<mpsc::Sender<Question>>,
     stdout: Stdout,
     senses: Senses,
@@ -119,6 +135,11 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         }),
         uplinks: Uplinks::default(),
         packets: None,
+        connections: None,
+        dumped: None,
+        translations: Translations::open(),
+        ranges: Vec::new(),
+        watched: BTreeSet::new(),
         questions,
         stdout,
         senses: Senses::new(config.api),
@@ -137,6 +158,7 @@ impl Agent {
     /// Tells the engine what is known before anything was seen.
     fn begin(&mut self, config: &Config, allow_list: AllowList) {
         self.begin_to_count(config.packets);
+        self.begin_to_listen(config.route_source);
         self.observe(What::AllowList(allow_list));
         if !config.api {
             warn!(
@@ -167,6 +189,20 @@ impl Agent {
         }
     }
 
+    /// Listens to connection tracking, and reads what it knows already.
+    fn begin_to_listen(&mut self, choice: RouteSource) {
+        match Connections::open(choice != RouteSource::Netlink) {
+            Ok((connections, degraded)) => {
+                if let Some(why) = degraded {
+                    warn!(why, "degraded: connections are not filtered in the kernel");
+                }
+                self.connections = Some(connections);
+                self.senses.sees(Sense::Connections);
+            }
+            Err(error) => self.blind(Sense::Connections, &error.to_string()),
+        }
+    }
+
     async fn watch(
         &mut self,
         terminate: &mut Signal,
@@ -185,6 +221,9 @@ impl Agent {
                 Some(observation) = cluster.recv() => Wake::Cluster(observation),
                 step = self.resync.next() => Wake::Dump(step),
                 ready = packets_ready(&mut self.packets) => Wake::Packets(ready),
+                ready = connections_ready(&mut self.connections) => Wake::Connections(ready),
+                dumped = dumped(&mut self.dumped) => Wake::Dumped(dumped),
+                told = self.translations.next() => Wake::Translations(told),
                 _ = housekeeping.tick() => Wake::Housekeeping,
             };
             match wake {
@@ -203,6 +242,12 @@ impl Agent {
                     ready.context("the ring of the packet programs can no longer be waited for")?;
                     self.look_at_packets();
                 }
+                Wake::Connections(ready) => {
+                    ready.context("the socket for connections can no longer be waited for")?;
+                    self.hear_connections();
+                }
+                Wake::Dumped(dumped) => self.dumped(dumped),
+                Wake::Translations(told) => self.translated(told),
                 Wake::Deadline => {
                     self.engine.tick(clock::now());
                     self.listen();
@@ -296,6 +341,70 @@ impl Agent {
         self.listen();
     }
 
+    /// Changes which connections matter.
+    fn interests(&mut self, change: impl FnOnce(&mut Connections)) {
+        if let Some(connections) = &mut self.connections {
+            change(connections);
+        }
+        self.tell_translations();
+    }
+
+    /// Says which translations matter: those of pods' addresses, and of what may be taken.
+    fn tell_translations(&mut self) {
+        let watched = self.watched.iter().copied().map(Prefix::host);
+        self.translations.matter(self.ranges.iter().copied().chain(watched).collect());
+    }
+
+    /// Reads the connections that are there already.
+    fn look_at_connections(&mut self) {
+        let Some(connections) = &self.connections else { return };
+        match connections::dump(connections.interests()) {
+            Ok(dumped) => self.dumped = Some(dumped),
+            Err(error) => self.blind(Sense::Connections, &format!("no dump: {error}")),
+        }
+    }
+
+    fn hear_connections(&mut self) {
+        let Some(connections) = &mut self.connections else { return };
+        let mut heard = Vec::new();
+        connections.drain(BUDGET, &mut |translated| heard.push(translated));
+        let loss = connections.take_loss();
+        for translated in heard {
+            self.observe(What::Translated(translated));
+        }
+        if let Some(why) = loss {
+            self.blind(Sense::Connections, &why);
+            self.look_at_connections();
+        }
+    }
+
+    fn dumped(&mut self, dumped: DumpedConnections) {
+        match dumped {
+            Ok(all) => {
+                for translated in all {
+                    self.observe(What::Translated(translated));
+                }
+                self.senses.sees(Sense::Connections);
+                self.observe(What::Blind(Sense::Connections, None));
+            }
+            Err(error) => {
+                let why = format!("the table of connections cannot be read: {error}");
+                self.blind(Sense::Connections, &why);
+            }
+        }
+    }
+
+    fn translated(&mut self, told: Told) {
+        match told {
+            Told::Rules(rules) => self.observe(What::TranslationRules(rules)),
+            Told::Blind(why) => self.blind(Sense::Translations, &why),
+            Told::Sees => {
+                self.senses.sees(Sense::Translations);
+                self.observe(What::Blind(Sense::Translations, None));
+            }
+        }
+    }
+
     /// Reads what the packet programs have counted, unless that was done just now.
     fn look_at_packets(&mut self) {
         let Some(packets) = self.packets.as_mut().filter(|packets| packets.is_rested()) else {
@@ -356,12 +465,16 @@ impl Agent {
                     self.resync.request(Reason::Outrun);
                 }
                 Output::Watch(address) => {
+                    self.watched.insert(address);
+                    self.interests(|connections| connections.watch(address));
                     let room = self.packets.as_mut().is_none_or(|packets| packets.watch(address));
                     if !room {
                         self.tell(What::Uncounted(address));
                     }
                 }
                 Output::Unwatch(address) => {
+                    self.watched.remove(&address);
+                    self.interests(|connections| connections.unwatch(address));
                     if let Some(packets) = &mut self.packets {
                         packets.unwatch(address);
                     }
@@ -376,7 +489,12 @@ impl Agent {
                         packets.sources(interface, &sources);
                     }
                 }
-                Output::Ranges(_) => {}
+                Output::Ranges(ranges) => {
+                    self.interests(|connections| connections.ranges(&ranges));
+                    self.ranges = ranges;
+                    self.look_at_connections();
+                    self.tell_translations();
+                }
             }
         }
     }
@@ -443,6 +561,22 @@ async fn packets_ready(packets: &mut Option<Packets>) -> std::io::Result<()> {
         Some(packets) => packets.ready().await,
         None => std::future::pending().await,
     }
+}
+
+/// Waits for translated connections; for ever where nobody tells of them.
+async fn connections_ready(connections: &mut Option<Connections>) -> std::io::Result<()> {
+    match connections {
+        Some(connections) => connections.ready().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the end of a dump of connections; for ever where none goes on.
+async fn dumped(dumped: &mut Option<oneshot::Receiver<DumpedConnections>>) -> DumpedConnections {
+    let Some(receiver) = dumped else { return std::future::pending().await };
+    let result = receiver.await;
+    *dumped = None;
+    result.unwrap_or_else(|_| Err(std::io::Error::other("the reading broke off")))
 }
 
 /// Sleeps for so long; for ever where there is no deadline.

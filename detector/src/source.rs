@@ -2,6 +2,9 @@
 //! knows no other source.
 
 pub mod cluster;
+pub mod connections;
 pub mod kernel;
+mod netfilter;
 pub mod packets;
+pub mod translations;
 pub mod witness;

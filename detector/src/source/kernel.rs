@@ -13,10 +13,10 @@ mod dump;
 mod netlink;
 mod records;
 mod resync;
-mod socket;
+pub(in crate::source) mod socket;
 mod tally;
 mod uplink;
-mod wire;
+pub(in crate::source) mod wire;
 
 use std::collections::BTreeSet;
 use std::io;

@@ -8,19 +8,19 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 
 /// The port id of the kernel.
-pub(super) const KERNEL: u32 = 0;
+pub(in crate::source) const KERNEL: u32 = 0;
 
 /// A datagram as it was received.
-pub(super) struct Datagram {
+pub(in crate::source) struct Datagram {
     /// Its length, which is more than the buffer holds when it was cut short.
-    pub(super) length: usize,
+    pub(in crate::source) length: usize,
     /// Whether the kernel sent it. Whoever has `CAP_NET_ADMIN` may send to a netlink socket, and to
     /// its groups too.
-    pub(super) from_kernel: bool,
+    pub(in crate::source) from_kernel: bool,
 }
 
 /// A socket that has joined `groups`, a mask in which `RTNLGRP_…` number n is bit n - 1.
-pub(super) fn open(groups: u32) -> io::Result<Socket> {
+pub(in crate::source) fn open(groups: u32) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind(&SocketAddr::new(0, groups))?;
     Ok(socket)
@@ -28,14 +28,14 @@ pub(super) fn open(groups: u32) -> io::Result<Socket> {
 
 /// Gives a socket this much room for what was not yet read; without `CAP_NET_ADMIN` only as much as
 /// `net.core.rmem_max` allows.
-pub(super) fn set_room(socket: &Socket, bytes: usize) -> io::Result<()> {
+pub(in crate::source) fn set_room(socket: &Socket, bytes: usize) -> io::Result<()> {
     setsockopt(socket, sockopt::RcvBufForce, &bytes)
         .or_else(|_| setsockopt(socket, sockopt::RcvBuf, &bytes))
         .map_err(io::Error::from)
 }
 
 /// Receives a datagram into `buffer`, by the `MSG_…` in `flags`.
-pub(super) fn receive(
+pub(in crate::source) fn receive(
     socket: &Socket,
     mut buffer: &mut [u8],
     flags: libc::c_int,
@@ -45,7 +45,7 @@ pub(super) fn receive(
 }
 
 /// How many datagrams the kernel has dropped for want of room, since the socket was opened.
-pub(super) fn drops(socket: &Socket) -> io::Result<u32> {
+pub(in crate::source) fn drops(socket: &Socket) -> io::Result<u32> {
     // `SK_MEMINFO_DROPS` of linux/sock_diag.h, and how many figures there were when it came.
     const DROPS: usize = 8;
     let mut figures = [0u32; DROPS + 1];

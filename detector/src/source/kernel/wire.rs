@@ -63,12 +63,12 @@ pub enum DecodeError {
 }
 
 /// `AF_INET`.
-pub(super) const AF_INET: u8 = 2;
+pub(in crate::source) const AF_INET: u8 = 2;
 /// `AF_INET6`.
-pub(super) const AF_INET6: u8 = 10;
+pub(in crate::source) const AF_INET6: u8 = 10;
 
 /// `sizeof(struct nlmsghdr)`.
-pub(super) const HEADER: usize = 16;
+pub(in crate::source) const HEADER: usize = 16;
 
 /// Lengths are rounded up to this in messages, attributes and next hops alike.
 const ALIGNMENT: usize = 4;
@@ -124,15 +124,15 @@ impl<'a> Message<'a> {
 
 /// One attribute (`struct nlattr`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Attribute<'a> {
+pub(in crate::source) struct Attribute<'a> {
     /// Its type, without the flags for nesting and byte order.
-    pub(super) kind: u16,
+    pub(in crate::source) kind: u16,
     /// What it holds.
-    pub(super) value: &'a [u8],
+    pub(in crate::source) value: &'a [u8],
 }
 
 /// The attributes in `bytes`, in their order; the first broken one ends the walk.
-pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = Result<Attribute<'_>, DecodeError>> {
+pub(in crate::source) fn attributes(bytes: &[u8]) -> impl Iterator<Item = Result<Attribute<'_>, DecodeError>> {
     const HEADER: usize = 4;
     const KIND: u16 = 0x3fff;
     let mut rest = bytes;
@@ -159,23 +159,23 @@ pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = Result<Attribute<
 
 impl Attribute<'_> {
     /// A number of 32 bits.
-    pub(super) fn u32(&self, what: &'static str) -> Result<u32, DecodeError> {
+    pub(in crate::source) fn u32(&self, what: &'static str) -> Result<u32, DecodeError> {
         array(self.value, what).map(|bytes| u32::from_ne_bytes(*bytes))
     }
 
     /// A number of 8 bits.
-    pub(super) fn u8(&self, what: &'static str) -> Result<u8, DecodeError> {
+    pub(in crate::source) fn u8(&self, what: &'static str) -> Result<u8, DecodeError> {
         array(self.value, what).map(|[byte]| *byte)
     }
 
     /// An address of the family of its message.
-    pub(super) fn address(&self, what: &'static str, family: u8) -> Result<IpAddr, DecodeError> {
+    pub(in crate::source) fn address(&self, what: &'static str, family: u8) -> Result<IpAddr, DecodeError> {
         address(self.value, what, family)
     }
 }
 
 /// The address that `bytes` are, no more and no less.
-pub(super) fn address(bytes: &[u8], what: &'static str, family: u8) -> Result<IpAddr, DecodeError> {
+pub(in crate::source) fn address(bytes: &[u8], what: &'static str, family: u8) -> Result<IpAddr, DecodeError> {
     let read = match family {
         AF_INET => <[u8; 4]>::try_from(bytes).ok().map(|octets| Ipv4Addr::from(octets).into()),
         AF_INET6 => <[u8; 16]>::try_from(bytes).ok().map(|octets| Ipv6Addr::from(octets).into()),
@@ -185,7 +185,7 @@ pub(super) fn address(bytes: &[u8], what: &'static str, family: u8) -> Result<Ip
 }
 
 /// The first `N` bytes.
-pub(super) fn array<'a, const N: usize>(
+pub(in crate::source) fn array<'a, const N: usize>(
     bytes: &'a [u8],
     what: &'static str,
 ) -> Result<&'a [u8; N], DecodeError> {
@@ -195,16 +195,16 @@ pub(super) fn array<'a, const N: usize>(
 
 /// What follows the first `length` bytes and their padding. The last of its kind may lack its
 /// padding.
-pub(super) fn beyond(bytes: &[u8], length: usize) -> &[u8] {
+pub(in crate::source) fn beyond(bytes: &[u8], length: usize) -> &[u8] {
     bytes.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or(&[])
 }
 
 /// The 16 bits at `at`, which is within a header of a known size.
-pub(super) fn u16_at<const N: usize>(header: &[u8; N], at: usize) -> u16 {
+pub(in crate::source) fn u16_at<const N: usize>(header: &[u8; N], at: usize) -> u16 {
     u16::from_ne_bytes([header[at], header[at + 1]])
 }
 
 /// The 32 bits at `at`, which is within a header of a known size.
-pub(super) fn u32_at<const N: usize>(header: &[u8; N], at: usize) -> u32 {
+pub(in crate::source) fn u32_at<const N: usize>(header: &[u8; N], at: usize) -> u32 {
     u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
 }

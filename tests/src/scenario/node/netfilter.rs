@@ -30,12 +30,12 @@ impl Rule {
                 let text = if self.felix {
                     format!(
                         "table {family} {name} {{\n\
-                         chain nat-cali-fip-dnat {{ {rule} }}\n\
-                         chain nat-cali-PREROUTING {{ jump nat-cali-fip-dnat }}\n\
-                         chain nat-PREROUTING {{ {hook} jump nat-cali-PREROUTING; }}\n}}\n"
+                         chain nat-cali-fip-dnat {{\n{rule}\n}}\n\
+                         chain nat-cali-PREROUTING {{\njump nat-cali-fip-dnat\n}}\n\
+                         chain nat-PREROUTING {{\n{hook}\njump nat-cali-PREROUTING\n}}\n}}\n"
                     )
                 } else {
-                    format!("table {family} {name} {{ chain pre {{ {hook} {rule}; }} }}\n")
+                    format!("table {family} {name} {{\nchain pre {{\n{hook}\n{rule}\n}}\n}}\n")
                 };
                 run(node, "nft", &["-f", "-"], &text)
             }

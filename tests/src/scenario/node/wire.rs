@@ -63,6 +63,14 @@ impl Wire {
             for (name, value) in settings {
                 fs::write(format!("/proc/sys/{name}"), value)?;
             }
+            // Else rules translate on the uplink's port, before the packet has come in by the uplink.
+            for name in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"]
+            {
+                let path = format!("/proc/sys/{name}");
+                if fs::exists(&path)? {
+                    fs::write(path, "0")?;
+                }
+            }
             Ok(())
         })
         .context("the node cannot be made to forward")?;

@@ -1,0 +1,238 @@
+//! Rules of netfilter that translate destinations: nftables, and with it iptables on top of it, and
+//! iptables as it was.
+//!
+//! The whole of the rules is read in a thread of its own, again when nftables tells of a change, and
+//! now and then since iptables tells of none. What is told are pairs: these destinations become that
+//! address. Which of the pairs matter depends on who is watched, so all are kept.
+
+mod chains;
+mod legacy;
+mod nft;
+
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use detector_core::route::Prefix;
+use detector_core::traffic::TranslationRule;
+use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+
+use crate::source::kernel::socket;
+
+/// `NFNLGRP_NFTABLES` of linux/netfilter/nfnetlink.h.
+const CHANGES: u32 = 7;
+
+/// The least time between the beginnings of two readings.
+const PACE: Duration = Duration::from_secs(1);
+
+/// How much longer the rules are left alone than it took to read them: of one core it is 4 %.
+const PAUSE: u32 = 25;
+
+/// How often iptables is looked at, which tells of no change.
+const POLL: Duration = Duration::from_secs(5);
+
+/// Pairs that are kept: Services beyond those are not what is looked for.
+const MOST: usize = 131_072;
+
+/// What a reading comes to.
+#[derive(Debug, Default)]
+struct Reading {
+    rules: Vec<TranslationRule>,
+    /// What could not be read, and why.
+    blind: Option<String>,
+}
+
+/// What the agent is told.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Told {
+    /// These are all rules that matter, now.
+    Rules(Vec<TranslationRule>),
+    /// Something cannot be read.
+    Blind(String),
+    /// All can be read again.
+    Sees,
+}
+
+/// All rules that translate destinations, kept true.
+pub struct Translations {
+    changes: Option<AsyncFd<Socket>>,
+    reading: Option<oneshot::Receiver<(Reading, Duration)>>,
+    next: Instant,
+    /// Something has changed since the last reading began.
+    dirty: bool,
+    rested: Instant,
+    all: Vec<TranslationRule>,
+    told: Vec<TranslationRule>,
+    blind: Option<String>,
+    ranges: Vec<Prefix>,
+    /// Who is watched has changed.
+    asked: bool,
+    first: bool,
+}
+
+// === impl Translations ===
+
+impl Translations {
+    /// Begins to read in the network namespace of the calling thread.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O.
+    pub fn open() -> Self {
+        let now = Instant::now();
+        Self {
+            changes: changes().ok(),
+            reading: None,
+            next: now,
+            dirty: false,
+            rested: now,
+            all: Vec::new(),
+            told: Vec::new(),
+            blind: None,
+            ranges: Vec::new(),
+            asked: false,
+            first: true,
+        }
+    }
+
+    /// Says which destinations matter: those in these prefixes, and each single one that is watched.
+    pub fn matter(&mut self, ranges: Vec<Prefix>) {
+        if self.ranges != ranges {
+            self.ranges = ranges;
+            self.asked = true;
+        }
+    }
+
+    /// The next news. Safe to cancel.
+    pub async fn next(&mut self) -> Told {
+        loop {
+            if std::mem::take(&mut self.asked)
+                && let Some(told) = self.news()
+            {
+                return told;
+            }
+            if let Some(reading) = &mut self.reading {
+                let done = reading.await;
+                self.reading = None;
+                let (reading, took) = done.unwrap_or_else(|_| {
+                    let blind = Some("the reading of rules broke off".to_owned());
+                    (Reading { blind, ..Reading::default() }, PACE)
+                });
+                let now = Instant::now();
+                self.rested = now + (took * PAUSE).max(PACE);
+                self.next = now + POLL.max(took * PAUSE);
+                if self.dirty {
+                    self.next = self.rested;
+                }
+                self.asked = true;
+                self.all = reading.rules;
+                if reading.blind != self.blind {
+                    self.blind.clone_from(&reading.blind);
+                    return reading.blind.map_or(Told::Sees, Told::Blind);
+                }
+                if std::mem::take(&mut self.first) && self.blind.is_none() {
+                    return Told::Sees;
+                }
+                continue;
+            }
+            tokio::select! {
+                () = sleep_until(self.next) => self.begin(),
+                () = changed(self.changes.as_mut()) => {
+                    self.dirty = true;
+                    self.next = self.next.min(self.rested.max(Instant::now()));
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self) {
+        self.dirty = false;
+        let (tell, told) = oneshot::channel();
+        let work = move || {
+            let start = std::time::Instant::now();
+            let reading = read();
+            // It fails where nobody wants to know any more.
+            let _ = tell.send((reading, start.elapsed()));
+        };
+        match thread::Builder::new().name("translations".into()).spawn(work) {
+            Ok(_) => self.reading = Some(told),
+            Err(_) => self.next = Instant::now() + POLL,
+        }
+    }
+
+    /// What matters of all rules, if that is news.
+    fn news(&mut self) -> Option<Told> {
+        let touches = |rule: &&TranslationRule| {
+            let touch = |range: &Prefix| range.covers(&rule.prefix) || rule.prefix.covers(range);
+            self.ranges.iter().any(touch)
+        };
+        let matters: Vec<TranslationRule> = self.all.iter().filter(touches).cloned().collect();
+        if matters == self.told {
+            return None;
+        }
+        self.told.clone_from(&matters);
+        Some(Told::Rules(matters))
+    }
+}
+
+/// Reads all rules.
+fn read() -> Reading {
+    let mut reading = Reading::default();
+    let sources: [(&str, fn() -> io::Result<Vec<TranslationRule>>); 3] = [
+        ("nftables", nft::read),
+        ("iptables", legacy::read_ipv4),
+        ("ip6tables", legacy::read_ipv6),
+    ];
+    for (what, read) in sources {
+        match read() {
+            Ok(rules) => reading.rules.extend(rules),
+            Err(error) => {
+                reading.blind = Some(format!("the rules of {what} cannot be read: {error}"));
+            }
+        }
+    }
+    reading.rules.sort_unstable();
+    reading.rules.dedup();
+    if reading.rules.len() > MOST {
+        reading.rules.truncate(MOST);
+        reading.blind = Some(format!("more than {MOST} translations"));
+    }
+    reading
+}
+
+fn changes() -> io::Result<AsyncFd<Socket>> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.add_membership(CHANGES)?;
+    // SAFETY: the socket owns its descriptor, and is never replaced.
+    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(Into::into)
+}
+
+/// Waits for a word of a change; for ever where there is none to be had. What it says is read from the
+/// rules themselves, and so a word that was lost is one as well.
+async fn changed(changes: Option<&mut AsyncFd<Socket>>) {
+    let Some(changes) = changes else { return std::future::pending().await };
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let Ok(mut ready) = changes.readable_mut().await else {
+            return std::future::pending().await;
+        };
+        let mut told = false;
+        while let Ok(read) = ready.try_io(|changes| {
+            socket::receive(changes.get_ref(), &mut buffer, libc::MSG_DONTWAIT).map(drop)
+        }) {
+            // An error of lost messages says that there were many.
+            told = true;
+            if read.is_err_and(|error| error.raw_os_error() != Some(libc::ENOBUFS)) {
+                return std::future::pending().await;
+            }
+        }
+        if told {
+            return;
+        }
+    }
+}
