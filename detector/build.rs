@@ -5,6 +5,9 @@ use std::process::{Command, exit};
 
 use aya_build::{Package, Toolchain};
 
+/// Crates that need unstable features: assembly for the BPF target.
+const UNSTABLE: &str = "aya_ebpf,detector_programs,detector_packets";
+
 fn main() {
     println!("cargo:rerun-if-env-changed=DETECTOR_BPF_TOOLCHAIN");
     println!("cargo:rerun-if-env-changed=PATH");
@@ -15,15 +18,10 @@ fn main() {
         fail("bpf-linker was not found");
     }
     if toolchain != "nightly" {
-        // Names the crates that need unstable features: assembly for the BPF target. On a compiler
-        // that has `core` for that target built in, "1" would ask for building it.
+        // By name: on a compiler that has `core` for that target built in, "1" would ask for building
+        // it.
         // SAFETY: this program has one thread.
-        unsafe {
-            std::env::set_var(
-                "RUSTC_BOOTSTRAP",
-                "aya_ebpf,detector_programs,detector_packets,detector_connections",
-            )
-        };
+        unsafe { std::env::set_var("RUSTC_BOOTSTRAP", UNSTABLE) };
     }
     // Its progress would come out as warnings of this build.
     // SAFETY: this program has one thread.

@@ -42,6 +42,9 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
+const RTM_NEWNEIGH: u16 = 28;
+const NUD_PERMANENT: u16 = 0x80;
+const NTF_PROXY: u8 = 0x08;
 const AF_INET: u8 = 2;
 const AF_BRIDGE: u8 = 7;
 const AF_INET6: u8 = 10;
@@ -83,6 +86,18 @@ struct RouteHeader {
     scope: u8,
     kind: u8,
     flags: u32,
+}
+
+/// `struct ndmsg` of linux/neighbour.h.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct NeighbourHeader {
+    family: u8,
+    padding: [u8; 3],
+    interface: u32,
+    state: u16,
+    flags: u8,
+    kind: u8,
 }
 
 /// `struct rtattr`.
@@ -155,6 +170,13 @@ fn cannot_matter(context: &SkBuffContext, kind: u16) -> bool {
         RTM_NEWLINK | RTM_DELLINK => {
             // A bridge speaks of its ports by messages of its own, which are no interfaces.
             matches!(context.load::<u8>(size_of::<MessageHeader>()), Ok(AF_BRIDGE))
+        }
+        RTM_NEWNEIGH => {
+            // What the kernel has found out itself changes all the time, and leads nobody astray.
+            let neighbour = context.load::<NeighbourHeader>(size_of::<MessageHeader>());
+            neighbour.is_ok_and(|neighbour| {
+                neighbour.state & NUD_PERMANENT == 0 && neighbour.flags & NTF_PROXY == 0
+            })
         }
         RTM_NEWROUTE | RTM_DELROUTE => {
             let Ok(route) = context.load::<RouteHeader>(size_of::<MessageHeader>()) else {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use detector_core::engine::{Engine, Output};
 use detector_core::finding::{Finding, Severity, State};
-use detector_core::observation::{Answer, Observation, Question, Reply, Sense, What};
+use detector_core::observation::{Answer, KernelChange, Observation, Question, Reply, Sense, What};
 use detector_core::policy::AllowList;
 use detector_core::route::Prefix;
 use detector_core::time::BootTime;
@@ -28,10 +28,11 @@ use crate::config::{Config, PacketSource, RouteSource};
 use crate::policy::Policy;
 use crate::sink::Stdout;
 use crate::source::cluster::{Cluster, Running};
-use crate::source::kernel::{
-    KernelOptions, KernelSource, Reason, Resync, ResyncOptions, ResyncStep, Uplinks,
-};
 use crate::source::connections::{self, Connections, DumpedConnections};
+use crate::source::kernel::{
+    DumpError, KernelOptions, KernelSource, Proxies, Reason, Resync, ResyncOptions, ResyncStep,
+    Uplinks,
+};
 use crate::source::packets::{Hooks, Packets};
 use crate::source::translations::{Told, Translations};
 
@@ -74,6 +75,8 @@ enum Wake {
     Dumped(DumpedConnections),
     /// Rules that translate have changed.
     Translations(Told),
+    /// For whom the node answers was read.
+    Proxies(Result<Vec<KernelChange>, DumpError>),
     /// The engine's deadline has come.
     Deadline,
     Housekeeping,
@@ -89,6 +92,7 @@ struct Agent {
     connections: Option<Connections>,
     dumped: Option<oneshot::Receiver<DumpedConnections>>,
     translations: Translations,
+    proxies: Proxies,
     ranges: Vec<Prefix>,
     watched: BTreeSet<IpAddr>,
     questions: Option<mpsc::Sender<Question>>,
@@ -138,6 +142,7 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         connections: None,
         dumped: None,
         translations: Translations::open(),
+        proxies: Proxies::new(Arc::new(config.settings())),
         ranges: Vec::new(),
         watched: BTreeSet::new(),
         questions,
@@ -224,6 +229,7 @@ impl Agent {
                 ready = connections_ready(&mut self.connections) => Wake::Connections(ready),
                 dumped = dumped(&mut self.dumped) => Wake::Dumped(dumped),
                 told = self.translations.next() => Wake::Translations(told),
+                read = self.proxies.next() => Wake::Proxies(read),
                 _ = housekeeping.tick() => Wake::Housekeeping,
             };
             match wake {
@@ -248,6 +254,14 @@ impl Agent {
                 }
                 Wake::Dumped(dumped) => self.dumped(dumped),
                 Wake::Translations(told) => self.translated(told),
+                Wake::Proxies(Ok(changes)) => {
+                    for change in changes {
+                        self.observe(What::Kernel(change));
+                    }
+                }
+                Wake::Proxies(Err(error)) => {
+                    debug!(%error, "for whom the node answers is not known");
+                }
                 Wake::Deadline => {
                     self.engine.tick(clock::now());
                     self.listen();

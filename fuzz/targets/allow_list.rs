@@ -22,7 +22,10 @@ fuzz_target!(|data: &[u8]| {
                 assert!(!entry.allowance.service_account.is_empty());
                 check_line(&entry.allowance.cidr.to_string());
             }
-            drop(config.allow_list());
+            // What is shown is read again as the same.
+            let shown = config.to_yaml().expect("every configuration can be shown");
+            let again = File::parse(path, &shown).and_then(|file| Config::resolve(&args, &file));
+            assert_eq!(again.expect("what is shown can be read").allowed.len(), config.allowed.len());
         }
         Err(error) => check_line(&error.to_string()),
     }

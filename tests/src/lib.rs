@@ -5,6 +5,7 @@ pub mod apiserver;
 pub mod cluster;
 mod door;
 pub mod endure;
+pub mod measure;
 pub mod netns;
 pub mod pretend;
 pub mod process;

@@ -82,6 +82,11 @@ fn cluster() -> Result<Command> {
     program("cluster", "release")
 }
 
+/// Runs the packet programs' benchmark.
+pub(crate) fn bench_packet() -> Result<()> {
+    cargo_loud(&["bench", "--quiet", "--package", "detector", "--bench", "packet"])
+}
+
 /// Runs the engine's benchmark.
 pub(crate) fn bench_engine() -> Result<()> {
     cargo_loud(&["bench", "--quiet", "--package", "detector-core", "--bench", "engine"])

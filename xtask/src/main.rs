@@ -78,6 +78,12 @@ enum Bench {
     /// The agent's traffic and memory in a cluster of 2,000 and of 20,000 pods, with a real API
     /// server, and how soon it names the victim of a hijack there.
     Scale,
+    /// How soon an interface is watched, and whether anything is left of 10,000 that are gone.
+    Interfaces,
+    /// What two pods can send to each other with the agent and without it.
+    Throughput,
+    /// What the packet programs cost a packet, beside an empty program.
+    Packet,
     /// The engine's cost per observation by the number of routes and claims.
     Engine,
 }
@@ -118,5 +124,11 @@ fn run(task: Task) -> Result<()> {
         Task::Bench(Bench::Churn) => build::bench("churn"),
         Task::Bench(Bench::Scale) => build::scale(),
         Task::Bench(Bench::Engine) => build::bench_engine(),
+        Task::Bench(Bench::Interfaces) => build::bench("interfaces"),
+        Task::Bench(Bench::Throughput) => {
+            setup::iperf()?;
+            build::bench("throughput")
+        }
+        Task::Bench(Bench::Packet) => build::bench_packet(),
     }
 }

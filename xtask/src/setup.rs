@@ -35,6 +35,14 @@ const IP: Need = Need {
     packages: &["iproute2"],
 };
 
+const NETFILTER: Need = Need {
+    why: "`nft` and `iptables` write the rules of the tests that translate destinations",
+    packages: &["nftables", "iptables"],
+};
+
+const IPERF: Need =
+    Need { why: "`iperf3` sends as much as goes, to measure it", packages: &["iperf3"] };
+
 const COMPILER: Need = Need {
     why: "a Rust compiler with the BPF target, for the eBPF programs",
     packages: &["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"],
@@ -63,6 +71,10 @@ pub(crate) fn run() -> Result<()> {
     let mut needs = Vec::new();
     if !succeeds("ip", &["-V"]) {
         needs.push(IP);
+    }
+    let writers = ["nft", "iptables-nft", "iptables-legacy"];
+    if !writers.iter().all(|program| succeeds(program, &["--version"])) {
+        needs.push(NETFILTER);
     }
     if compiler == Compiler::Debian {
         if !Path::new(DEBIAN_BPF_CORE).is_dir() {
@@ -97,6 +109,11 @@ pub(crate) fn run() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Finds what only one of the measurements needs.
+pub(crate) fn iperf() -> Result<()> {
+    if succeeds("iperf3", &["--version"]) { Ok(()) } else { apt::install(&[IPERF]) }
 }
 
 /// A nightly without the source of `core` is of no use: it has nothing for the BPF target.

@@ -14,7 +14,7 @@ use crate::claim::Ipam;
 use crate::facts::Facts;
 use crate::facts::kernel::{Affected, DumpEnd};
 use crate::facts::pods::{LocalPod, Touched};
-use crate::finding::{Claim, Finding, Subject};
+use crate::finding::{Claim, Field, Finding, Subject};
 use crate::judge::{self, judge};
 use crate::ledger::{Ledger, Verdicts};
 use crate::observation::{
@@ -389,6 +389,11 @@ impl Engine {
     }
 
     fn pods(&mut self, now: BootTime, touched: Touched) {
+        for claim in touched.claims.iter().filter(|claim| claim.field == Field::FloatingIps) {
+            if let Some(address) = claim.prefix.host_address() {
+                self.facts.translations.claim(now, address);
+            }
+        }
         let mut subjects: BTreeSet<Subject> =
             touched.claims.into_iter().map(Subject::Claim).collect();
         for name in &touched.interfaces {

@@ -56,7 +56,7 @@ impl Node {
         node.tell(What::Feature(Feature::Disabled { by: "a test".into() }));
         node.tell(What::NodesReset(Vec::new()));
         node.tell(What::PodsReset(vec![pod(0, Some(1)), pod(1, Some(2))]));
-        node.pass(Duration::from_secs(60));
+        node.pass(Duration::from_mins(1));
         assert!(node.findings.is_empty() && node.watched.is_empty(), "{:?}", node.findings);
         node
     }
@@ -246,7 +246,7 @@ fn ever_new_sources_are_one_finding_and_few_questions() {
         (State::Opened, Means::Spoof, Severity::High)
     );
     // What has been quiet for long enough is over, and forgotten.
-    node.pass(Duration::from_secs(120));
+    node.pass(Duration::from_mins(2));
     assert_eq!(node.engine.standing().len(), 0);
     assert_eq!(opened(&node), 2);
     assert_eq!(node.states().iter().filter(|state| **state == State::Closed).count(), 2);
@@ -318,7 +318,7 @@ proptest! {
         }
         node.stop();
         node.tell(What::TranslationRules(Vec::new()));
-        node.pass(Duration::from_secs(600));
+        node.pass(Duration::from_mins(10));
         prop_assert!(node.watched.is_empty(), "{:?}", node.watched);
         prop_assert_eq!(node.engine.standing().len(), 0);
         let mut keys: Vec<_> = node.findings.iter().map(|f| f.key.clone()).collect();

@@ -14,8 +14,8 @@ use std::net::IpAddr;
 
 use detector_core::route::Prefix;
 use detector_core::traffic::Translated;
-use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -150,7 +150,8 @@ impl Connections {
                     let drops = socket::drops(self.socket.get_ref()).unwrap_or(self.drops + 1);
                     let new = drops.wrapping_sub(std::mem::replace(&mut self.drops, drops));
                     self.counters.lost += u64::from(new);
-                    self.loss = Some(format!("{new} connections lost: the socket's queue was full"));
+                    self.loss =
+                        Some(format!("{new} connections lost: the socket's queue was full"));
                 }
                 Err(error) => {
                     self.loss = Some(format!("the socket for connections: {error}"));

@@ -11,6 +11,7 @@
 mod decode;
 mod dump;
 mod netlink;
+mod proxies;
 mod records;
 mod resync;
 pub(in crate::source) mod socket;
@@ -29,6 +30,7 @@ use thiserror::Error;
 pub use self::decode::{change, state};
 pub use self::dump::{BATCH, Dump, DumpError, DumpOptions, DumpStep, DumpTotals};
 use self::netlink::Notifications;
+pub use self::proxies::Proxies;
 use self::records::Records;
 pub use self::resync::{Reason, Resync, ResyncOptions, ResyncStep};
 pub use self::uplink::{Uplinks, is_uplink};

@@ -177,12 +177,12 @@ impl Packets {
         loop {
             let mut ready = self.bell.readable_mut().await?;
             let ring = ready.get_inner_mut();
-            let mut rang = false;
+            let mut heard = false;
             while ring.next().is_some() {
-                rang = true;
+                heard = true;
             }
             ready.clear_ready();
-            if rang {
+            if heard {
                 return Ok(());
             }
         }

@@ -179,10 +179,13 @@ impl Translations {
     }
 }
 
+/// What reads the rules of one sort.
+type Reader = fn() -> io::Result<Vec<TranslationRule>>;
+
 /// Reads all rules.
 fn read() -> Reading {
     let mut reading = Reading::default();
-    let sources: [(&str, fn() -> io::Result<Vec<TranslationRule>>); 3] = [
+    let sources: [(&str, Reader); 3] = [
         ("nftables", nft::read),
         ("iptables", legacy::read_ipv4),
         ("ip6tables", legacy::read_ipv6),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use detector_core::time::BootTime;
 use detector_tests::agent::{Agent, now};
+use detector_tests::measure::{interfaces, throughput};
 use detector_tests::process::{cpu, memory};
 use detector_tests::rawroute::{RouteWriter, nth};
 use detector_tests::scenario::node::Node;
@@ -42,13 +43,32 @@ given:
   - pod: {name: default/evil, addresses: [evil]}
 "#;
 
+/// Two pods that can talk to each other.
+const PODS: &str = r#"
+id: bench
+title: Two pods that talk.
+addresses:
+  cart: [10.244.1.5, "fd00:10:244:1::5"]
+  web: [10.244.1.20, "fd00:10:244:1::20"]
+given:
+  - pod: {name: shop/cart, addresses: [cart]}
+  - pod: {name: shop/web, addresses: [web]}
+  - send: {from: shop/web, to: cart}
+"#;
+
 fn main() -> Result<()> {
     let scenario = Scenario::parse(WORLD)?;
     let words = Words { scenario: &scenario, family: Family::Ipv4 };
     match std::env::args().nth(1).as_deref() {
         Some("latency") => latency(words),
         Some("churn") => churn(words),
-        _ => bail!("say which: latency or churn"),
+        Some("interfaces") => interfaces::run(words, &node(words)?),
+        Some("throughput") => {
+            let scenario = Scenario::parse(PODS)?;
+            let words = Words { scenario: &scenario, family: Family::Ipv4 };
+            throughput::run(words, &node(words)?, "shop/web", "shop/cart", "10.244.1.5")
+        }
+        _ => bail!("say which: latency, churn, interfaces or throughput"),
     }
 }
 

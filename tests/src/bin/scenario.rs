@@ -20,7 +20,7 @@ use detector_tests::scenario::{Family, Named, all_paths, catalogue, load, node};
 const NEEDS_ROOT: &str = "the real kernel's rung needs root";
 
 /// Scenarios that run at once on the real kernel: they mostly wait.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 10;
 
 /// Scenarios that run with a real API server where no files are named: those of the bulletin, and
 /// innocent days of each sort. They run one after the other, in one cluster.

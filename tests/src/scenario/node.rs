@@ -139,6 +139,11 @@ impl<'a> Node<'a> {
         &self.namespace
     }
 
+    /// The network namespace of a pod, in a scenario that has packets.
+    pub fn pod_namespace(&self, pod: &str) -> Result<&Namespace> {
+        self.wire()?.at(&interface(pod)?)
+    }
+
     /// Starts the agent on the node, and waits until it is ready.
     pub fn start_agent(&self, words: Words<'_>, route_source: &str) -> Result<Agent> {
         self.start_agent_with(words, route_source, &json!({}))

@@ -29,6 +29,9 @@ pub(crate) struct Translations {
     /// Each with the time from which it has stood.
     rules: BTreeMap<TranslationRule, BootTime>,
     connected: BTreeMap<(IpAddr, IpAddr), Connected>,
+    /// Addresses that a pod claimed as floating ones, and when it was last known to: Felix takes its
+    /// rule away a moment later.
+    claimed: BTreeMap<IpAddr, BootTime>,
 }
 
 /// Connections to one address that another answers.
@@ -67,6 +70,21 @@ impl Translations {
         let new = self.rules.keys().filter(|rule| !old.contains_key(rule)).map(translation_by);
         let fewer = old.keys().filter(|rule| !self.rules.contains_key(rule)).map(translation_by);
         new.chain(fewer).collect()
+    }
+
+    /// Notes that a pod claims an address as a floating one, or did until now.
+    pub(crate) fn claim(&mut self, at: BootTime, address: IpAddr) {
+        if self.claimed.len() >= CONNECTED_CAP {
+            self.claimed.retain(|_, then| at.since(*then) < CONNECTION_SPEAKS);
+        }
+        if self.claimed.len() < CONNECTED_CAP || self.claimed.contains_key(&address) {
+            self.claimed.insert(address, at);
+        }
+    }
+
+    /// When a pod was last known to claim the address as a floating one, if that was lately.
+    pub(crate) fn claimed(&self, address: IpAddr) -> Option<BootTime> {
+        self.claimed.get(&address).copied()
     }
 
     /// Takes a connection.

@@ -83,11 +83,14 @@ impl<'a> Judge<'a> {
         match self.ownership_claimed(address, since, true, &is_self) {
             Ownership::Owned { victim, evidence, presence } => {
                 // A Service or a node that has ended may have had it, and the rule be late to go.
+                let claimed = facts.translations.claimed(address);
                 let patience = match presence {
-                    Presence::Attached | Presence::Recorded => facts.settings.settle / 4,
-                    Presence::Elsewhere | Presence::Unsure => facts.settings.settle,
+                    Presence::Attached | Presence::Recorded if claimed.is_none() => {
+                        facts.settings.settle / 4
+                    }
+                    _ => facts.settings.settle,
                 };
-                let until = since.after(patience);
+                let until = claimed.map_or(since, |then| then.max(since)).after(patience);
                 if self.now < until {
                     return Verdict::Doubt(Doubt { until: Some(until) });
                 }

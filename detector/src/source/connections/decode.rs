@@ -26,7 +26,6 @@ const IP_V6_DST: u16 = 4;
 const PROTO_NUM: u16 = 1;
 const PROTO_DST_PORT: u16 = 3;
 
-
 /// One direction of a connection.
 #[derive(Clone, Copy, Default)]
 struct Tuple {
@@ -82,8 +81,8 @@ fn tuple(of: &Attribute<'_>, family: u8) -> Result<Tuple, DecodeError> {
                 }
                 (TUPLE_PROTO, PROTO_NUM) => tuple.protocol = Some(field.u8("a protocol")?),
                 (TUPLE_PROTO, PROTO_DST_PORT) => {
-                    let port: &[u8; 2] = array(field.value, "a port")?;
-                    tuple.port = Some(u16::from_be_bytes(*port));
+                    let number: &[u8; 2] = array(field.value, "a port")?;
+                    tuple.port = Some(u16::from_be_bytes(*number));
                 }
                 _ => {}
             }
@@ -141,11 +140,8 @@ mod tests {
         let bytes = translated();
         let message = Message::first(&bytes).unwrap();
         let read = connection(&message).unwrap().unwrap();
-        let flow = Flow {
-            client: "10.1.0.1".parse().unwrap(),
-            protocol: IpProtocol::TCP,
-            port: Some(80),
-        };
+        let flow =
+            Flow { client: "10.1.0.1".parse().unwrap(), protocol: IpProtocol::TCP, port: Some(80) };
         let expected = Translated {
             flow,
             address: "10.1.0.5".parse().unwrap(),

@@ -5,6 +5,7 @@
 //! for what is notified and for what is dumped, so that both give the same words for the same thing.
 
 mod link;
+pub(super) mod neighbour;
 mod nexthop;
 mod route;
 mod rule;
@@ -24,6 +25,8 @@ pub(super) const NEWRULE: u16 = 32;
 const DELRULE: u16 = 33;
 pub(super) const NEWNEXTHOP: u16 = 104;
 const DELNEXTHOP: u16 = 105;
+pub(super) const NEWNEIGH: u16 = 28;
+const DELNEIGH: u16 = 29;
 
 /// What a notification says has changed; `None` where it is about something else: a bridge port, a
 /// cached route, a table of another family.
@@ -44,6 +47,8 @@ pub fn change(message: &Message<'_>) -> Result<Option<KernelChange>, DecodeError
             Some(KernelChange::NextHop(id, object))
         }
         DELNEXTHOP => Some(KernelChange::NextHopGone(nexthop::id(body)?)),
+        NEWNEIGH => neighbour::read(body)?.map(KernelChange::Neighbour),
+        DELNEIGH => neighbour::gone(body)?.map(KernelChange::NeighbourGone),
         _ => None,
     })
 }
@@ -59,6 +64,7 @@ pub fn state(message: &Message<'_>) -> Result<Option<KernelState>, DecodeError> 
             let (id, object) = nexthop::read(body)?;
             Some(KernelState::NextHop(id, object))
         }
+        NEWNEIGH => neighbour::read(body)?.map(KernelState::Neighbour),
         _ => None,
     })
 }

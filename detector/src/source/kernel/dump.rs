@@ -7,12 +7,13 @@
 mod reader;
 mod section;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use detector_core::observation::KernelState;
+use detector_core::observation::{KernelState, Neighbour};
 use detector_core::settings::Settings;
 use detector_core::time::BootTime;
 use thiserror::Error;
@@ -138,6 +139,27 @@ impl Dump {
             Err(_) => DumpStep::Ended(Err(DumpError::TimedOut(self.timeout))),
         }
     }
+}
+
+/// Reads the neighbour entries by which the node answers for others, at once. It takes as long as the
+/// kernel does.
+pub(super) fn proxies(options: DumpOptions) -> Result<BTreeSet<Neighbour>, DumpError> {
+    let mut reader = Reader::open(options)?;
+    let mut all = BTreeSet::new();
+    for section in &Section::PROXIES {
+        let read = reader.read(section, &mut |state| {
+            if let KernelState::Neighbour(neighbour) = state {
+                all.insert(neighbour);
+            }
+            Ok(())
+        });
+        match read {
+            Ok(()) => {}
+            Err(Stop::Failed(error)) => return Err(error),
+            Err(Stop::Unwanted) => return Err(DumpError::BrokeOff),
+        }
+    }
+    Ok(all)
 }
 
 /// Reads all tables, and hands them over in batches.

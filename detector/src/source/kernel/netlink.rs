@@ -20,12 +20,14 @@ use crate::clock;
 /// The groups that are joined, `RTNLGRP_…` of linux/rtnetlink.h. Links are joined on the same socket
 /// as routes, so that the order between the two is the kernel's own.
 const GROUPS: u32 = group(LINK)
+    | group(NEIGHBOUR)
     | group(IPV4_ROUTE)
     | group(IPV4_RULE)
     | group(IPV6_ROUTE)
     | group(IPV6_RULE)
     | group(NEXTHOP);
 const LINK: u32 = 1;
+const NEIGHBOUR: u32 = 3;
 const IPV4_ROUTE: u32 = 7;
 const IPV4_RULE: u32 = 8;
 const IPV6_ROUTE: u32 = 11;

@@ -132,7 +132,9 @@ pub(in crate::source) struct Attribute<'a> {
 }
 
 /// The attributes in `bytes`, in their order; the first broken one ends the walk.
-pub(in crate::source) fn attributes(bytes: &[u8]) -> impl Iterator<Item = Result<Attribute<'_>, DecodeError>> {
+pub(in crate::source) fn attributes(
+    bytes: &[u8],
+) -> impl Iterator<Item = Result<Attribute<'_>, DecodeError>> {
     const HEADER: usize = 4;
     const KIND: u16 = 0x3fff;
     let mut rest = bytes;
@@ -169,13 +171,21 @@ impl Attribute<'_> {
     }
 
     /// An address of the family of its message.
-    pub(in crate::source) fn address(&self, what: &'static str, family: u8) -> Result<IpAddr, DecodeError> {
+    pub(in crate::source) fn address(
+        &self,
+        what: &'static str,
+        family: u8,
+    ) -> Result<IpAddr, DecodeError> {
         address(self.value, what, family)
     }
 }
 
 /// The address that `bytes` are, no more and no less.
-pub(in crate::source) fn address(bytes: &[u8], what: &'static str, family: u8) -> Result<IpAddr, DecodeError> {
+pub(in crate::source) fn address(
+    bytes: &[u8],
+    what: &'static str,
+    family: u8,
+) -> Result<IpAddr, DecodeError> {
     let read = match family {
         AF_INET => <[u8; 4]>::try_from(bytes).ok().map(|octets| Ipv4Addr::from(octets).into()),
         AF_INET6 => <[u8; 16]>::try_from(bytes).ok().map(|octets| Ipv6Addr::from(octets).into()),

@@ -66,14 +66,14 @@ impl Destination {
         match (self, other) {
             (Self::Other, _) | (_, Self::Other) => Some(Self::Other),
             (Self::Any, both) | (both, Self::Any) => Some(both.clone()),
-            (Self::In(these), Self::In(those)) => {
+            (Self::In(ours), Self::In(others)) => {
                 let mut both = Vec::new();
-                for this in these {
-                    for that in those {
-                        if this.covers(that) {
-                            both.push(*that);
-                        } else if that.covers(this) {
-                            both.push(*this);
+                for one in ours {
+                    for other in others {
+                        if one.covers(other) {
+                            both.push(*other);
+                        } else if other.covers(one) {
+                            both.push(*one);
                         }
                     }
                 }

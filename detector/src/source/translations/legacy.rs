@@ -209,13 +209,15 @@ fn destination(family: &Family, entry: &[u8]) -> Option<Destination> {
         let address = Ipv6Addr::from(*entry.get(16..32)?.first_chunk::<16>()?);
         let mask = u128::from_be_bytes(*entry.get(48..64)?.first_chunk()?);
         let length = mask.leading_ones();
-        let length = if length == mask.count_ones() { length } else { return Some(Destination::Other) };
+        let length =
+            if length == mask.count_ones() { length } else { return Some(Destination::Other) };
         (address.into(), length, *entry.get(132)?)
     } else {
         let address = Ipv4Addr::from(*entry.get(4..8)?.first_chunk::<4>()?);
         let mask = u32::from_be_bytes(*entry.get(12..16)?.first_chunk()?);
         let length = mask.leading_ones();
-        let length = if length == mask.count_ones() { length } else { return Some(Destination::Other) };
+        let length =
+            if length == mask.count_ones() { length } else { return Some(Destination::Other) };
         (address.into(), length, *entry.get(83)?)
     };
     if inverted & INVERTED != 0 {

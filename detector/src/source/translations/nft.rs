@@ -16,10 +16,10 @@ use crate::source::kernel::wire::{Attribute, attributes};
 use crate::source::netfilter::{HEADER, Questions, text};
 
 /// `NFNL_SUBSYS_NFTABLES`.
-const SUBSYSTEM: u16 = 10 << 8;
-const GETCHAIN: u16 = SUBSYSTEM | 4;
-const GETRULE: u16 = SUBSYSTEM | 7;
-const GETSETELEM: u16 = SUBSYSTEM | 13;
+const SUBSYSTEM: u16 = 0x0a00;
+const GETCHAIN: u16 = SUBSYSTEM | 0x04;
+const GETRULE: u16 = SUBSYSTEM | 0x07;
+const GETSETELEM: u16 = SUBSYSTEM | 0x0d;
 
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
@@ -95,7 +95,7 @@ fn read_once(questions: &mut Questions) -> io::Result<Vec<TranslationRule>> {
             sets.insert(set, elements);
         }
         for (chain, meanings) in read {
-            let rules = meanings.into_iter().filter_map(|meaning| settle(meaning, &sets, family));
+            let rules = meanings.into_iter().map(|meaning| settle(meaning, &sets, family));
             table.chains.entry(chain).or_default().extend(rules);
         }
         all.extend(table.translations());
@@ -104,11 +104,7 @@ fn read_once(questions: &mut Questions) -> io::Result<Vec<TranslationRule>> {
 }
 
 /// A rule with what is in the sets that it names.
-fn settle(
-    meaning: Meaning,
-    sets: &HashMap<String, Vec<Element>>,
-    family: u8,
-) -> Option<Rule> {
+fn settle(meaning: Meaning, sets: &HashMap<String, Vec<Element>>, family: u8) -> Rule {
     let of = |name: &str| sets.get(name).map_or(&[][..], Vec::as_slice);
     let prefixes = |name: &str| set::prefixes(of(name), family);
     let destination = match meaning.destination {
@@ -139,7 +135,7 @@ fn settle(
                 .collect(),
         ),
     };
-    Some(Rule { destination, action })
+    Rule { destination, action }
 }
 
 fn elements(

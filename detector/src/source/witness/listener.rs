@@ -18,8 +18,9 @@ const NOOP: u16 = 1;
 const WITH_ANSWER: u16 = 1 | 4;
 
 /// The multicast groups of `linux/rtnetlink.h` that tell of what decides where a packet goes.
-pub const GROUPS: [(&str, u32); 6] = [
+pub const GROUPS: [(&str, u32); 7] = [
     ("links", 1),
+    ("neighbours", 3),
     ("IPv4 routes", 7),
     ("IPv6 routes", 11),
     ("IPv4 rules", 8),

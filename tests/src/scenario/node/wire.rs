@@ -64,7 +64,8 @@ impl Wire {
                 fs::write(format!("/proc/sys/{name}"), value)?;
             }
             // Else rules translate on the uplink's port, before the packet has come in by the uplink.
-            for name in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"]
+            for name in
+                ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"]
             {
                 let path = format!("/proc/sys/{name}");
                 if fs::exists(&path)? {
@@ -133,7 +134,8 @@ impl Wire {
         self.at(from)?.within(|| frames::send("eth0", &frame))
     }
 
-    fn at(&self, from: &str) -> Result<&Namespace> {
+    /// A pod's namespace, by its interface's name.
+    pub(super) fn at(&self, from: &str) -> Result<&Namespace> {
         if from == OUTSIDE {
             return Ok(&self.outside);
         }

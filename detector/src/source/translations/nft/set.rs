@@ -145,15 +145,15 @@ mod tests {
 
     #[test]
     fn a_span_is_the_fewest_prefixes() {
-        let span = |first: &str, last: &str| {
+        let made_of = |first: &str, last: &str| {
             let ends = [first, last].map(|text| text.parse().expect("an address"));
-            super::span(ends[0], ends[1]).iter().map(Prefix::to_string).collect::<Vec<_>>()
+            span(ends[0], ends[1]).iter().map(Prefix::to_string).collect::<Vec<_>>()
         };
-        assert_eq!(span("10.0.0.0", "10.0.0.255"), ["10.0.0.0/24"]);
-        assert_eq!(span("10.0.0.1", "10.0.0.4"), ["10.0.0.1/32", "10.0.0.2/31", "10.0.0.4/32"]);
-        assert_eq!(span("0.0.0.0", "255.255.255.255"), ["0.0.0.0/0"]);
-        assert_eq!(span("255.255.255.255", "255.255.255.255"), ["255.255.255.255/32"]);
-        assert_eq!(span("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), ["::/0"]);
-        assert_eq!(span("10.0.0.9", "10.0.0.1"), Vec::<String>::new());
+        assert_eq!(made_of("10.0.0.0", "10.0.0.255"), ["10.0.0.0/24"]);
+        assert_eq!(made_of("10.0.0.1", "10.0.0.4"), ["10.0.0.1/32", "10.0.0.2/31", "10.0.0.4/32"]);
+        assert_eq!(made_of("0.0.0.0", "255.255.255.255"), ["0.0.0.0/0"]);
+        assert_eq!(made_of("255.255.255.255", "255.255.255.255"), ["255.255.255.255/32"]);
+        assert_eq!(made_of("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), ["::/0"]);
+        assert_eq!(made_of("10.0.0.9", "10.0.0.1"), Vec::<String>::new());
     }
 }

@@ -1,0 +1,77 @@
+//! What a packet program costs at the least: programs that do a part of what `packets` does, and
+//! nothing else. For `cargo xtask bench packet` only; the agent carries them nowhere.
+//!
+//! Built for the BPF target by detector/build.rs.
+
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod programs {
+    use aya_ebpf::bindings::TC_ACT_UNSPEC;
+    use aya_ebpf::macros::{classifier, map};
+    use aya_ebpf::maps::HashMap;
+    use aya_ebpf::programs::TcContext;
+    use detector_ebpf::traffic::{Address, mapped};
+
+    /// Stands for the watched addresses.
+    #[map]
+    static FLOOR: HashMap<Address, u32> = HashMap::with_max_entries(4_096, 0);
+
+    /// Nothing at all.
+    #[classifier]
+    pub(crate) fn empty(_: TcContext) -> i32 {
+        TC_ACT_UNSPEC
+    }
+
+    /// Where an IPv4 packet goes.
+    #[inline(always)]
+    fn destination(context: &TcContext) -> Option<[u8; 4]> {
+        let (start, end) = (context.data(), context.data_end());
+        if start + 34 > end {
+            return None;
+        }
+        // SAFETY: the bytes lie within the packet, as was just compared.
+        let kind = unsafe { ((start + 12) as *const u16).read_unaligned() };
+        if u16::from_be(kind) != 0x0800 {
+            return None;
+        }
+        // SAFETY: as above.
+        Some(unsafe { ((start + 30) as *const [u8; 4]).read_unaligned() })
+    }
+
+    /// A look at where a packet goes.
+    #[classifier]
+    pub(crate) fn parse(context: TcContext) -> i32 {
+        match destination(&context) {
+            Some([0, ..]) => 0,
+            _ => TC_ACT_UNSPEC,
+        }
+    }
+
+    /// The same, and one look into a hash map.
+    #[classifier]
+    pub(crate) fn parse_and_look(context: TcContext) -> i32 {
+        let Some(destination) = destination(&context) else { return TC_ACT_UNSPEC };
+        // SAFETY: only presence counts.
+        match unsafe { FLOOR.get(mapped(destination)) } {
+            Some(0) => 0,
+            _ => TC_ACT_UNSPEC,
+        }
+    }
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier would refuse a program that can get here.
+    loop {}
+}
+
+/// Lets the kernel lend the helpers that it keeps for programs under the GPL.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

@@ -1,0 +1,142 @@
+//! What the packet programs cost a packet, by the kernel's own measure (`BPF_PROG_TEST_RUN`), beside an
+//! empty program and floors that do a part of the work.
+//!
+//! `cargo xtask bench packet`, as root.
+
+#![allow(clippy::unwrap_used, reason = "a measurement that cannot be made ends here")]
+
+use std::net::Ipv4Addr;
+
+use aya::maps::{Array, HashMap};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{Ebpf, include_bytes_aligned};
+use detector_ebpf::traffic::{Address, Slot, mapped};
+
+static PROGRAMS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-packets"));
+static FLOORS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-floors"));
+
+/// Runs in one measurement, and measurements of which the least counts: what disturbs only adds.
+const REPEAT: u32 = 2_000_000;
+const ROUNDS: usize = 9;
+
+/// The interface that the kernel lets test packets come in by.
+const LOOPBACK: u32 = 1;
+
+const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 20);
+const DESTINATION: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
+
+/// A UDP datagram of 64 bytes in an Ethernet frame.
+fn packet() -> Vec<u8> {
+    let mut packet = vec![0xee; 12];
+    packet.extend([0x08, 0x00]);
+    packet.extend([0x45, 0, 0, 92, 0, 0, 0x40, 0, 64, 17, 0, 0]);
+    packet.extend(SOURCE.octets());
+    packet.extend(DESTINATION.octets());
+    packet.extend([0x9c, 0x40, 0x14, 0xb4, 0, 72, 0, 0]);
+    packet.resize(14 + 92, 0);
+    packet
+}
+
+struct Bench {
+    ebpf: Ebpf,
+    names: Vec<&'static str>,
+}
+
+impl Bench {
+    fn load(object: &[u8], names: &[&'static str]) -> Self {
+        let mut ebpf = Ebpf::load(object).expect("the kernel takes the object: be root");
+        for name in names {
+            program(&mut ebpf, name).load().expect("the kernel takes the program");
+        }
+        Self { ebpf, names: names.to_vec() }
+    }
+
+    /// Nanoseconds a packet for each program.
+    fn run(&mut self) -> Vec<(&'static str, f64)> {
+        let names = self.names.clone();
+        let mut least = vec![f64::MAX; names.len()];
+        // Round by round, so that what disturbs for a while disturbs all alike.
+        for _ in 0..ROUNDS {
+            for (name, least) in names.iter().zip(&mut least) {
+                *least = least.min(cost(program(&mut self.ebpf, name)));
+            }
+        }
+        names.into_iter().zip(least).collect()
+    }
+}
+
+fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> &'e mut SchedClassifier {
+    ebpf.program_mut(name).unwrap().try_into().unwrap()
+}
+
+fn cost(program: &SchedClassifier) -> f64 {
+    let packet = packet();
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(&packet);
+    options.repeat = REPEAT;
+    let result = program.test_run(options).expect("the kernel runs the program");
+    assert_eq!(result.return_value, u32::MAX, "the packet goes on");
+    // The kernel gives the mean of one run in whole nanoseconds.
+    #[expect(clippy::cast_precision_loss, reason = "nanoseconds of one packet are few")]
+    let nanos = result.duration.as_nanos() as f64;
+    nanos
+}
+
+fn watch(bench: &mut Bench, addresses: impl Iterator<Item = Ipv4Addr>) {
+    let map = bench.ebpf.map_mut("WATCHED").unwrap();
+    let mut watched: HashMap<_, Address, u32> = map.try_into().unwrap();
+    for address in addresses {
+        watched.insert(mapped(address.octets()), 1, 0).unwrap();
+    }
+    let mut watching: Array<_, u32> = bench.ebpf.map_mut("WATCHING").unwrap().try_into().unwrap();
+    watching.set(0, 1, 0).unwrap();
+}
+
+fn main() {
+    // cargo asks a benchmark for its tests as well.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let mut floors = Bench::load(FLOORS, &["empty", "parse", "parse_and_look"]);
+    let names = ["from_pod", "from_uplink", "outward"];
+    let mut quiet = Bench::load(PROGRAMS, &names);
+    let own = Slot { interface: LOOPBACK, ipv4: u32::from_ne_bytes(SOURCE.octets()), ipv6: [0; 2] };
+    let set_slot = |bench: &mut Bench| {
+        let map = bench.ebpf.map_mut("SLOT").unwrap();
+        let mut slots: Array<_, [u8; Slot::SIZE]> = map.try_into().unwrap();
+        slots.set(LOOPBACK, own.to_bytes(), 0).unwrap();
+    };
+    set_slot(&mut quiet);
+    let others = |count: u32| (0..count).map(|n| Ipv4Addr::from(0xc612_0000 + n));
+    let loaded = |watched: &mut dyn Iterator<Item = Ipv4Addr>| {
+        let mut bench = Bench::load(PROGRAMS, &names);
+        set_slot(&mut bench);
+        watch(&mut bench, watched);
+        bench
+    };
+    let mut one_miss = loaded(&mut others(1));
+    let mut many_miss = loaded(&mut others(1_000));
+    let mut one_hit = loaded(&mut std::iter::once(DESTINATION));
+    let mut many_hit = loaded(&mut others(999).chain([DESTINATION]));
+
+    let floor = floors.run();
+    let empty = floor[0].1;
+    println!("ns a packet, by BPF_PROG_TEST_RUN; the least of {ROUNDS} means of {REPEAT} runs");
+    println!("{:<44} {:>8} {:>12}", "", "whole", "over empty");
+    let line = |what: &str, cost: f64| println!("{what:<44} {cost:>8.0} {:>12.0}", cost - empty);
+    for (name, cost) in floor {
+        line(&format!("floor: {name}"), cost);
+    }
+    for (what, bench) in [
+        ("nothing watched", &mut quiet),
+        ("1 address watched, another's packet", &mut one_miss),
+        ("1,000 addresses watched, another's packet", &mut many_miss),
+        ("1 address watched, its packet", &mut one_hit),
+        ("1,000 addresses watched, one's packet", &mut many_hit),
+    ] {
+        println!("{what}:");
+        for (name, cost) in bench.run() {
+            line(&format!("  {name}"), cost);
+        }
+    }
+}
