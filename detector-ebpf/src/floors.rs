@@ -23,40 +23,34 @@ mod programs {
         TC_ACT_UNSPEC
     }
 
-    /// Where an IPv4 packet goes.
+    /// Where an IPv4 packet goes; 0 for any other.
     #[inline(always)]
-    fn destination(context: &TcContext) -> Option<[u8; 4]> {
+    fn destination(context: &TcContext) -> u32 {
         let (start, end) = (context.data(), context.data_end());
         if start + 34 > end {
-            return None;
+            return 0;
         }
         // SAFETY: the bytes lie within the packet, as was just compared.
         let kind = unsafe { ((start + 12) as *const u16).read_unaligned() };
         if u16::from_be(kind) != 0x0800 {
-            return None;
+            return 0;
         }
         // SAFETY: as above.
-        Some(unsafe { ((start + 30) as *const [u8; 4]).read_unaligned() })
+        unsafe { ((start + 30) as *const u32).read_unaligned() }
     }
 
     /// A look at where a packet goes.
     #[classifier]
     pub(crate) fn parse(context: TcContext) -> i32 {
-        match destination(&context) {
-            Some([0, ..]) => 0,
-            _ => TC_ACT_UNSPEC,
-        }
+        if destination(&context) == u32::MAX { 0 } else { TC_ACT_UNSPEC }
     }
 
     /// The same, and one look into a hash map.
     #[classifier]
     pub(crate) fn parse_and_look(context: TcContext) -> i32 {
-        let Some(destination) = destination(&context) else { return TC_ACT_UNSPEC };
+        let key = mapped(destination(&context).to_ne_bytes());
         // SAFETY: only presence counts.
-        match unsafe { FLOOR.get(mapped(destination)) } {
-            Some(0) => 0,
-            _ => TC_ACT_UNSPEC,
-        }
+        if unsafe { FLOOR.get(key) }.is_some() { 0 } else { TC_ACT_UNSPEC }
     }
 }
 
