@@ -5,12 +5,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot be made ends here")]
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use aya::maps::{Array, HashMap};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, include_bytes_aligned};
-use detector_ebpf::traffic::{Address, Slot, mapped};
+use detector_ebpf::traffic::{Address, Slot, mapped, sieve};
 
 static PROGRAMS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-packets"));
 static FLOORS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-floors"));
@@ -83,10 +84,20 @@ fn cost(program: &SchedClassifier) -> f64 {
 }
 
 fn watch(bench: &mut Bench, addresses: impl Iterator<Item = Ipv4Addr>) {
+    let all: Vec<Ipv4Addr> = addresses.collect();
     let map = bench.ebpf.map_mut("WATCHED").unwrap();
     let mut watched: HashMap<_, Address, u32> = map.try_into().unwrap();
-    for address in addresses {
+    for address in &all {
         watched.insert(mapped(address.octets()), 1, 0).unwrap();
+    }
+    let mut words: BTreeMap<u32, u64> = BTreeMap::new();
+    for (word, bit) in all.iter().map(|address| sieve(&mapped(address.octets()))) {
+        *words.entry(word).or_default() |= bit;
+    }
+    let map = bench.ebpf.map_mut("SIEVE_BITS").unwrap();
+    let mut bits: Array<_, u64> = map.try_into().unwrap();
+    for (word, all) in words {
+        bits.set(word, all, 0).unwrap();
     }
     let mut watching: Array<_, u32> = bench.ebpf.map_mut("WATCHING").unwrap().try_into().unwrap();
     watching.set(0, 1, 0).unwrap();

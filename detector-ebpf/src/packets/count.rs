@@ -8,13 +8,17 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use detector_ebpf::traffic::{
-    Address, Counted, FlowKey, INTERFACE_BITS, ODDITIES, Oddity, PretenceKey, Pretended, SLOTS,
-    SideKey, Slot, SourceKey,
+    Address, Counted, FlowKey, INTERFACE_BITS, ODDITIES, Oddity, PretenceKey, Pretended, SIEVE,
+    SLOTS, SideKey, Slot, SourceKey, sieve,
 };
 
 /// How many addresses are watched: while there is none, no packet costs more than this look.
 #[map]
 static WATCHING: Array<u32> = Array::with_max_entries(1, 0);
+
+/// A bit for each watched address, and perhaps for others: most packets need no look further.
+#[map]
+static SIEVE_BITS: Array<u64> = Array::with_max_entries(SIEVE, 0);
 
 /// The watched addresses.
 #[map]
@@ -73,9 +77,16 @@ pub(crate) fn is_watching() -> bool {
     WATCHING.get(0).is_some_and(|watching| *watching != 0)
 }
 
+/// Whether the address may be watched: of one that is not, the answer is mostly no.
+#[inline(always)]
+pub(crate) fn may_be_watched(address: &Address) -> bool {
+    let (word, bit) = sieve(address);
+    SIEVE_BITS.get(word).is_some_and(|bits| bits & bit != 0)
+}
+
 /// Whether the address is watched.
 #[inline(always)]
-pub(crate) fn is_watched(address: &Address) -> bool {
+fn is_watched(address: &Address) -> bool {
     // SAFETY: only presence counts.
     unsafe { WATCHED.get(address) }.is_some()
 }
@@ -101,12 +112,16 @@ pub(crate) fn is_source(interface: u32, address: &Address) -> bool {
     SOURCES.get(Key::new(INTERFACE_BITS + 128, key)).is_some()
 }
 
-/// Counts a packet for a watched address.
+/// Counts a packet for an address that may be watched, if it is. A flow that is known is one of a
+/// watched address.
 #[inline(always)]
 pub(crate) fn flow(key: &FlowKey, weight: Weight) {
     let now = now();
     if let Some(counted) = FLOWS.get_ptr_mut(key) {
         add(counted, weight, now);
+        return;
+    }
+    if !is_watched(&key.address) {
         return;
     }
     let first = Counted { packets: weight.packets, bytes: weight.bytes, first: now, last: now };

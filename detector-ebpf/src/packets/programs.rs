@@ -78,7 +78,7 @@ fn passing<const ETHER: bool, const OUT: bool>(context: &TcContext) {
         ETH_P_IP => match parse::read::<Ipv4>(context, network.offset) {
             Some(header) => {
                 let packet = parse::ipv4(&header, network.offset);
-                if count::is_watched(&packet.destination) {
+                if count::may_be_watched(&packet.destination) {
                     counted(context, packet, network.offset, interface);
                 }
             }
@@ -87,7 +87,7 @@ fn passing<const ETHER: bool, const OUT: bool>(context: &TcContext) {
         ETH_P_IPV6 => match parse::read::<Ipv6>(context, network.offset) {
             Some(header) => {
                 let mut packet = parse::ipv6(&header, network.offset);
-                if count::is_watched(&packet.destination) {
+                if count::may_be_watched(&packet.destination) {
                     parse::skip_extensions(context, &mut packet);
                     counted(context, packet, network.offset, interface);
                 }
@@ -127,7 +127,7 @@ fn pod<const ETHER: bool>(context: &TcContext) {
                     weight(),
                 );
             }
-            if count::is_watching() && count::is_watched(&packet.destination) {
+            if count::is_watching() && count::may_be_watched(&packet.destination) {
                 counted(context, packet, network.offset, 0);
             }
         }
@@ -151,7 +151,7 @@ fn pod<const ETHER: bool>(context: &TcContext) {
                 let weight = weight(context, &packet, network.offset);
                 pretended(context, interface, SOURCE, &packet.source, &packet.destination, weight);
             }
-            if count::is_watching() && count::is_watched(&packet.destination) {
+            if count::is_watching() && count::may_be_watched(&packet.destination) {
                 counted(context, packet, network.offset, 0);
             }
         }

@@ -21,6 +21,8 @@ type Map<const K: usize, const V: usize> = KernelMap<MapData, [u8; K], [u8; V]>;
 /// The maps of what was counted, and what was told of it.
 pub(super) struct Counts {
     watching: Array<MapData, u32>,
+    /// See [`Counts::sift`].
+    sieve: Array<MapData, u64>,
     watched: KernelMap<MapData, Address, u32>,
     flows: Map<{ FlowKey::SIZE }, { Counted::SIZE }>,
     rest: Map<{ SideKey::SIZE }, { Counted::SIZE }>,
@@ -37,6 +39,7 @@ impl Counts {
         let wrong = |error: MapError| PacketsError::map(&error);
         Ok(Self {
             watching: take(ebpf, "WATCHING")?.try_into().map_err(wrong)?,
+            sieve: take(ebpf, "SIEVE_BITS")?.try_into().map_err(wrong)?,
             watched: take(ebpf, "WATCHED")?.try_into().map_err(wrong)?,
             flows: take(ebpf, "FLOWS")?.try_into().map_err(wrong)?,
             rest: take(ebpf, "REST")?.try_into().map_err(wrong)?,
@@ -49,6 +52,7 @@ impl Counts {
     pub(super) fn watch(&mut self, address: IpAddr) -> Result<(), MapError> {
         self.watched.insert(bytes(address), 1, 0)?;
         self.told.insert(address, 0);
+        self.sift(address)?;
         self.watching.set(0, 1, 0)
     }
 
@@ -59,6 +63,9 @@ impl Counts {
         }
         // Where it fails, nothing was there.
         let _ = self.watched.remove(&bytes(address));
+        if let Err(error) = self.sift(address) {
+            warn!(%error, "packets cost more than they need to");
+        }
         if self.told.is_empty()
             && let Err(error) = self.watching.set(0, 0, 0)
         {
@@ -73,6 +80,14 @@ impl Counts {
         for key in rest.collect::<Vec<_>>() {
             let _ = self.rest.remove(&key);
         }
+    }
+
+    /// Makes the word of the sieve in which an address has its bit what the watched addresses make it.
+    fn sift(&mut self, address: IpAddr) -> Result<(), MapError> {
+        let (word, _) = shared::sieve(&bytes(address));
+        let bits = self.told.keys().map(|watched| shared::sieve(&bytes(*watched)));
+        let bits = bits.filter(|(other, _)| *other == word).fold(0, |all, (_, bit)| all | bit);
+        self.sieve.set(word, bits, 0)
     }
 
     /// How many addresses are watched.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use detector_core::link::LinkKind;
-use detector_core::observation::{KernelChange, KernelState, Place};
+use detector_core::observation::{KernelChange, KernelState, Neighbour, NeighbourKind, Place};
 use detector_core::route::{
     IfIndex, NextHop, NextHopId, NextHopObject, Prefix, Protocol, Route, RouteKind, Rule,
     RuleAction, Table,
@@ -11,7 +11,7 @@ use detector_core::route::{
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::{NEWLINK, NEWROUTE, NEWRULE, change, state};
+use super::{DELNEIGH, NEWLINK, NEWNEIGH, NEWROUTE, NEWRULE, change, state};
 use crate::source::kernel::wire::{DecodeError, Message};
 
 const CAPTURED: &str = include_str!("captured.txt");
@@ -321,7 +321,43 @@ fn what_does_not_concern_the_detector_is_left_out() {
     assert_eq!(route(28, 0), Ok(false), "MPLS");
     let multicast = [128, 0, 0, 0, 253, 0, 0, 1, 0, 0, 0, 0];
     assert_eq!(change(&message(NEWRULE, &multicast)), Ok(None));
-    assert_eq!(change(&message(28, &[])), Ok(None), "a neighbour");
+    // A message about addresses.
+    assert_eq!(change(&message(20, &[])), Ok(None));
+}
+
+#[test]
+fn of_neighbours_those_that_somebody_made_are_told() {
+    let body = |family: u8, state: u16, flags: u8, address: &[u8]| {
+        let header = [vec![family, 0, 0, 0], 5u32.to_ne_bytes().to_vec()].concat();
+        let rest = [state.to_ne_bytes().to_vec(), vec![flags, 1]].concat();
+        [header, rest, attribute(1, address)].concat()
+    };
+    let (permanent, reachable, failed, proxy) = (0x80, 0x02, 0x20, 0x08);
+    let address = [10, 1, 0, 5];
+    let made = |kind| Neighbour { address: address.into(), interface: index(5), kind };
+    let told = |kind: u16, body: &[u8]| change(&message(kind, body)).unwrap();
+    assert_eq!(
+        told(NEWNEIGH, &body(2, permanent, 0, &address)),
+        Some(KernelChange::Neighbour(made(NeighbourKind::Permanent)))
+    );
+    assert_eq!(
+        told(NEWNEIGH, &body(2, 0, proxy, &address)),
+        Some(KernelChange::Neighbour(made(NeighbourKind::Proxy)))
+    );
+    // The kernel no longer says what the entry was.
+    assert_eq!(
+        told(DELNEIGH, &body(2, failed, 0, &address)),
+        Some(KernelChange::NeighbourGone(made(NeighbourKind::Permanent)))
+    );
+    for (what, body) in [
+        ("found out by the kernel", body(2, reachable, 0, &address)),
+        ("a bridge's", body(7, permanent, 0, &[2, 0, 0, 0, 0, 5])),
+        ("of the link only", body(10, permanent, 0, &[&[0xfe, 0x80][..], &[0; 14]].concat())),
+    ] {
+        assert_eq!(told(NEWNEIGH, &body), None, "{what}");
+    }
+    let cut = change(&message(NEWNEIGH, &[2; 11]));
+    assert!(matches!(cut, Err(DecodeError::Short { .. })), "{cut:?}");
 }
 
 /// An attribute that the detector does not know, or that others find malformed, hides no route.
