@@ -3,12 +3,13 @@
 //! It lets the engine have every observation in order, asks what the engine asks, tells what the
 //! engine tells, and owns up to every blindness: in the findings (`partial`), and in the log.
 
+mod packets;
 mod senses;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use detector_core::engine::{Engine, Output};
@@ -21,19 +22,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
+use self::packets::{connections_ready, dumped, packets_ready};
 use self::senses::Senses;
 use crate::cli::RunArgs;
 use crate::clock;
-use crate::config::{Config, PacketSource, RouteSource};
+use crate::config::{Config, RouteSource};
 use crate::policy::Policy;
 use crate::sink::Stdout;
 use crate::source::cluster::{Cluster, Running};
-use crate::source::connections::{self, Connections, DumpedConnections};
+use crate::source::connections::{Connections, DumpedConnections};
 use crate::source::kernel::{
     DumpError, KernelOptions, KernelSource, Proxies, Reason, Resync, ResyncOptions, ResyncStep,
     Uplinks,
 };
-use crate::source::packets::{Hooks, Packets};
+use crate::source::packets::Packets;
 use crate::source::translations::{Told, Translations};
 
 /// Observations of the cluster that wait for the loop; the cluster's tasks wait when it is full.
@@ -91,6 +93,9 @@ struct Agent {
     packets: Option<Packets>,
     connections: Option<Connections>,
     dumped: Option<oneshot::Receiver<DumpedConnections>>,
+    /// When it is tried again to listen to connection tracking, where it could not be.
+    reopen: Instant,
+    route_source: RouteSource,
     translations: Translations,
     proxies: Proxies,
     ranges: Vec<Prefix>,
@@ -141,6 +146,8 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         packets: None,
         connections: None,
         dumped: None,
+        reopen: Instant::now(),
+        route_source: config.route_source,
         translations: Translations::open(),
         proxies: Proxies::new(Arc::new(config.settings())),
         ranges: Vec::new(),
@@ -172,39 +179,6 @@ impl Agent {
             for sense in senses::ALL.into_iter().filter(|sense| *sense != Sense::Kernel) {
                 self.observe(What::Blind(sense, Some("the API server is not asked".into())));
             }
-        }
-    }
-
-    /// Loads the packet programs, if they are wanted.
-    fn begin_to_count(&mut self, choice: PacketSource) {
-        let loaded = match choice {
-            PacketSource::Off => Err("packets are not to be watched (--packets off)".to_owned()),
-            PacketSource::Auto => Packets::load(Hooks::Best).map_err(|error| error.to_string()),
-            PacketSource::Filters => {
-                Packets::load(Hooks::Filters).map_err(|error| error.to_string())
-            }
-        };
-        match loaded {
-            Ok(packets) => {
-                info!(hooks = packets.hooks().as_str(), "counting packets");
-                self.packets = Some(packets);
-                self.observe(What::Counting(true));
-            }
-            Err(why) => self.blind(Sense::Packets, &why),
-        }
-    }
-
-    /// Listens to connection tracking, and reads what it knows already.
-    fn begin_to_listen(&mut self, choice: RouteSource) {
-        match Connections::open(choice != RouteSource::Netlink) {
-            Ok((connections, degraded)) => {
-                if let Some(why) = degraded {
-                    warn!(why, "degraded: connections are not filtered in the kernel");
-                }
-                self.connections = Some(connections);
-                self.senses.sees(Sense::Connections);
-            }
-            Err(error) => self.blind(Sense::Connections, &error.to_string()),
         }
     }
 
@@ -355,83 +329,6 @@ impl Agent {
         self.listen();
     }
 
-    /// Changes which connections matter.
-    fn interests(&mut self, change: impl FnOnce(&mut Connections)) {
-        if let Some(connections) = &mut self.connections {
-            change(connections);
-        }
-        self.tell_translations();
-    }
-
-    /// Says which translations matter: those of pods' addresses, and of what may be taken.
-    fn tell_translations(&mut self) {
-        let watched = self.watched.iter().copied().map(Prefix::host);
-        self.translations.matter(self.ranges.iter().copied().chain(watched).collect());
-    }
-
-    /// Reads the connections that are there already.
-    fn look_at_connections(&mut self) {
-        let Some(connections) = &self.connections else { return };
-        match connections::dump(connections.interests()) {
-            Ok(dumped) => self.dumped = Some(dumped),
-            Err(error) => self.blind(Sense::Connections, &format!("no dump: {error}")),
-        }
-    }
-
-    fn hear_connections(&mut self) {
-        let Some(connections) = &mut self.connections else { return };
-        let mut heard = Vec::new();
-        connections.drain(BUDGET, &mut |translated| heard.push(translated));
-        let loss = connections.take_loss();
-        for translated in heard {
-            self.observe(What::Translated(translated));
-        }
-        if let Some(why) = loss {
-            self.blind(Sense::Connections, &why);
-            self.look_at_connections();
-        }
-    }
-
-    fn dumped(&mut self, dumped: DumpedConnections) {
-        match dumped {
-            Ok(all) => {
-                for translated in all {
-                    self.observe(What::Translated(translated));
-                }
-                self.senses.sees(Sense::Connections);
-                self.observe(What::Blind(Sense::Connections, None));
-            }
-            Err(error) => {
-                let why = format!("the table of connections cannot be read: {error}");
-                self.blind(Sense::Connections, &why);
-            }
-        }
-    }
-
-    fn translated(&mut self, told: Told) {
-        match told {
-            Told::Rules(rules) => self.observe(What::TranslationRules(rules)),
-            Told::Blind(why) => self.blind(Sense::Translations, &why),
-            Told::Sees => {
-                self.senses.sees(Sense::Translations);
-                self.observe(What::Blind(Sense::Translations, None));
-            }
-        }
-    }
-
-    /// Reads what the packet programs have counted, unless that was done just now.
-    fn look_at_packets(&mut self) {
-        let Some(packets) = self.packets.as_mut().filter(|packets| packets.is_rested()) else {
-            return;
-        };
-        let pretended = packets.pretended().into_iter().map(What::Pretended);
-        let all: Vec<What> =
-            pretended.chain(packets.changed().into_iter().map(What::Traffic)).collect();
-        for what in all {
-            self.observe(what);
-        }
-    }
-
     fn observe(&mut self, what: What) {
         self.tell(what);
         self.listen();
@@ -530,6 +427,7 @@ impl Agent {
         self.drain(Wanted::Budget(BUDGET));
         self.own_up();
         self.look_at_packets();
+        self.listen_again(self.route_source);
     }
 
     /// Writes what is left to write, detaches everything, says what was done.
@@ -567,30 +465,6 @@ impl Agent {
             "stopped"
         );
     }
-}
-
-/// Waits for packets of interest; for ever where nobody counts.
-async fn packets_ready(packets: &mut Option<Packets>) -> std::io::Result<()> {
-    match packets {
-        Some(packets) => packets.ready().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits for translated connections; for ever where nobody tells of them.
-async fn connections_ready(connections: &mut Option<Connections>) -> std::io::Result<()> {
-    match connections {
-        Some(connections) => connections.ready().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits for the end of a dump of connections; for ever where none goes on.
-async fn dumped(dumped: &mut Option<oneshot::Receiver<DumpedConnections>>) -> DumpedConnections {
-    let Some(receiver) = dumped else { return std::future::pending().await };
-    let result = receiver.await;
-    *dumped = None;
-    result.unwrap_or_else(|_| Err(std::io::Error::other("the reading broke off")))
 }
 
 /// Sleeps for so long; for ever where there is no deadline.
