@@ -56,7 +56,9 @@ impl Agent {
                 let (watched, ranges) = (self.watched.clone(), self.ranges.clone());
                 self.interests(|connections| {
                     connections.ranges(&ranges);
-                    watched.into_iter().for_each(|address| connections.watch(address));
+                    for address in watched {
+                        connections.watch(address);
+                    }
                 });
                 // What it sees is told when the table was read.
                 self.look_at_connections();
