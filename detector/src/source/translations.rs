@@ -129,7 +129,16 @@ impl Translations {
                     self.next = self.rested;
                 }
                 self.asked = true;
-                self.all = reading.rules;
+                if reading.blind.is_some() {
+                    // What was there may well be there still.
+                    let old = std::mem::take(&mut self.all);
+                    self.all = old.into_iter().chain(reading.rules).collect();
+                    self.all.sort_unstable();
+                    self.all.dedup();
+                    self.all.truncate(MOST);
+                } else {
+                    self.all = reading.rules;
+                }
                 if reading.blind != self.blind {
                     self.blind.clone_from(&reading.blind);
                     return reading.blind.map_or(Told::Sees, Told::Blind);
@@ -152,9 +161,10 @@ impl Translations {
     fn begin(&mut self) {
         self.dirty = false;
         let (tell, told) = oneshot::channel();
+        let ranges = self.ranges.clone();
         let work = move || {
             let start = std::time::Instant::now();
-            let reading = read();
+            let reading = read(&ranges);
             // It fails where nobody wants to know any more.
             let _ = tell.send((reading, start.elapsed()));
         };
@@ -166,11 +176,8 @@ impl Translations {
 
     /// What matters of all rules, if that is news.
     fn news(&mut self) -> Option<Told> {
-        let touches = |rule: &&TranslationRule| {
-            let touch = |range: &Prefix| range.covers(&rule.prefix) || rule.prefix.covers(range);
-            self.ranges.iter().any(touch)
-        };
-        let matters: Vec<TranslationRule> = self.all.iter().filter(touches).cloned().collect();
+        let of_it = self.all.iter().filter(|rule| touches(rule, &self.ranges));
+        let matters: Vec<TranslationRule> = of_it.cloned().collect();
         if matters == self.told {
             return None;
         }
@@ -179,11 +186,16 @@ impl Translations {
     }
 }
 
+/// Whether a rule is about any address of these.
+fn touches(rule: &TranslationRule, ranges: &[Prefix]) -> bool {
+    ranges.iter().any(|range| range.covers(&rule.prefix) || rule.prefix.covers(range))
+}
+
 /// What reads the rules of one sort.
 type Reader = fn() -> io::Result<Vec<TranslationRule>>;
 
-/// Reads all rules.
-fn read() -> Reading {
+/// Reads all rules. Where there are more than are kept, those that matter now are among them.
+fn read(ranges: &[Prefix]) -> Reading {
     let mut reading = Reading::default();
     let sources: [(&str, Reader); 3] = [
         ("nftables", nft::read),
@@ -201,7 +213,12 @@ fn read() -> Reading {
     reading.rules.sort_unstable();
     reading.rules.dedup();
     if reading.rules.len() > MOST {
-        reading.rules.truncate(MOST);
+        let (mut first, rest): (Vec<_>, Vec<_>) =
+            reading.rules.into_iter().partition(|rule| touches(rule, ranges));
+        first.extend(rest);
+        first.truncate(MOST);
+        first.sort_unstable();
+        reading.rules = first;
         reading.blind = Some(format!("more than {MOST} translations"));
     }
     reading

@@ -61,11 +61,10 @@ pub(super) struct Table {
 // === impl Destination ===
 
 impl Destination {
-    /// What both ask for.
-    fn and(&self, other: &Self) -> Option<Self> {
+    /// What both ask for; `None` where nothing can be both. What cannot be said by prefixes only narrows
+    /// what can be.
+    pub(super) fn and(&self, other: &Self) -> Option<Self> {
         match (self, other) {
-            (Self::Other, _) | (_, Self::Other) => Some(Self::Other),
-            (Self::Any, both) | (both, Self::Any) => Some(both.clone()),
             (Self::In(ours), Self::In(others)) => {
                 let mut both = Vec::new();
                 for one in ours {
@@ -79,6 +78,10 @@ impl Destination {
                 }
                 (!both.is_empty()).then_some(Self::In(both))
             }
+            (Self::In(_), _) => Some(self.clone()),
+            (_, Self::In(_)) => Some(other.clone()),
+            (Self::Any, Self::Any) => Some(Self::Any),
+            _ => Some(Self::Other),
         }
     }
 }
@@ -200,6 +203,16 @@ mod tests {
             ("a", vec![rule("10.1.0.5/32", to("10.9.9.9")), rule("10.2.0.0/16", to("10.8.8.8"))]),
             ("b", vec![rule("", to("10.7.7.7")), rule("!", to("10.6.6.6"))]),
             ("nobody-jumps-here", vec![rule("10.1.0.6/32", to("10.9.9.9"))]),
+        ]);
+        assert_eq!(all, ["10.1.0.5/32 10.9.9.9 a table, chain a"]);
+    }
+
+    #[test]
+    fn what_is_not_to_be_hides_nothing_that_is() {
+        let jump = Action::Jump("a".to_owned());
+        let all = found(&[
+            ("base", vec![rule("!", jump)]),
+            ("a", vec![rule("10.1.0.5/32", to("10.9.9.9")), rule("", to("10.8.8.8"))]),
         ]);
         assert_eq!(all, ["10.1.0.5/32 10.9.9.9 a table, chain a"]);
     }

@@ -89,7 +89,7 @@ fn read_once(questions: &mut Questions) -> io::Result<Vec<TranslationRule>> {
             }
         })?;
         let mut sets: HashMap<String, Vec<Element>> = HashMap::new();
-        let named = read.iter().flat_map(|(_, meanings)| meanings).filter_map(Meaning::set);
+        let named = read.iter().flat_map(|(_, meanings)| meanings).flat_map(Meaning::sets);
         for set in named.map(str::to_owned).collect::<std::collections::BTreeSet<_>>() {
             let elements = elements(questions, family, &name, &set)?;
             sets.insert(set, elements);

@@ -10,7 +10,7 @@ use detector_core::route::Prefix;
 
 use super::super::chains::Destination;
 use super::super::legacy::xt_dnat;
-use super::{IPV6, string};
+use super::{IPV4, IPV6, string};
 use crate::source::kernel::wire::{Attribute, attributes};
 
 const LIST_ELEM: u16 = 1;
@@ -26,7 +26,12 @@ const IPV6_DESTINATION: (u32, usize) = (24, 16);
 const NFT_JUMP: i32 = -3;
 const NFT_GOTO: i32 = -4;
 const DNAT: u32 = 1;
+/// `NFT_CMP_…`.
 const EQUAL: u32 = 0;
+const LESS: u32 = 2;
+const AT_MOST: u32 = 3;
+const MORE: u32 = 4;
+const AT_LEAST: u32 = 5;
 /// `NFT_LOOKUP_F_INV`.
 const INVERTED: u32 = 1;
 /// `NFT_REG_VERDICT`.
@@ -62,12 +67,17 @@ pub(super) struct Meaning {
 }
 
 impl Meaning {
-    /// The sets that it names; one at the most beside the other is read, since few rules have two.
-    pub(super) fn set(&self) -> Option<&str> {
-        match (&self.action, &self.destination) {
-            (Does::Map(name) | Does::Branch(name), _) | (_, Asked::Set(name)) => Some(name),
+    /// The sets that it names.
+    pub(super) fn sets(&self) -> impl Iterator<Item = &str> {
+        let acts = match &self.action {
+            Does::Map(name) | Does::Branch(name) => Some(name.as_str()),
             _ => None,
-        }
+        };
+        let asks = match &self.destination {
+            Asked::Set(name) => Some(name.as_str()),
+            Asked::Prefixes(_) => None,
+        };
+        acts.into_iter().chain(asks)
     }
 }
 
@@ -75,7 +85,7 @@ impl Meaning {
 #[derive(Clone, Debug)]
 enum Known {
     /// The destination, or this much of its beginning, with these bits of it.
-    Destination { bytes: usize, mask: Vec<u8> },
+    Destination { ipv6: bool, bytes: usize, mask: Vec<u8> },
     /// Fixed bytes.
     Fixed(Vec<u8>),
     /// What this map says of the destination.
@@ -87,8 +97,6 @@ struct Reader {
     family: u8,
     registers: HashMap<u32, Known>,
     destination: Asked,
-    /// Whether the destination has been asked for already.
-    narrowed: bool,
     meanings: Vec<Meaning>,
 }
 
@@ -98,7 +106,6 @@ pub(super) fn meanings(expressions: &[u8], family: u8) -> Vec<Meaning> {
         family,
         registers: HashMap::new(),
         destination: Asked::Prefixes(Destination::Any),
-        narrowed: false,
         meanings: Vec::new(),
     };
     for element in attributes(expressions).filter_map(Result::ok) {
@@ -150,12 +157,13 @@ impl Reader {
             return;
         };
         let length = length as usize;
-        let is_destination = [IPV4_DESTINATION, IPV6_DESTINATION]
-            .into_iter()
-            .any(|(at, whole)| offset == at && (1..=whole).contains(&length));
-        // In a table of both families the lengths tell them apart, but for short beginnings.
-        if base == NETWORK && is_destination {
-            let known = Known::Destination { bytes: length, mask: vec![0xff; length] };
+        let is = |(at, whole): (u32, usize)| {
+            base == NETWORK && offset == at && (1..=whole).contains(&length)
+        };
+        // In a table of both families the place tells them apart.
+        let ipv6 = self.family != IPV4 && is(IPV6_DESTINATION);
+        if ipv6 || (self.family != IPV6 && is(IPV4_DESTINATION)) {
+            let known = Known::Destination { ipv6, bytes: length, mask: vec![0xff; length] };
             self.registers.insert(register, known);
         }
     }
@@ -164,23 +172,20 @@ impl Reader {
         let (Some(from), Some(to)) = (fields.number(1), fields.number(2)) else { return };
         let known = self.registers.remove(&from);
         let (Some(mask), Some(xor)) = (fields.data(4), fields.data(5)) else { return };
-        if let Some(Known::Destination { bytes, .. }) = known
+        if let Some(Known::Destination { ipv6, bytes, .. }) = known
             && mask.len() == bytes
             && xor.iter().all(|byte| *byte == 0)
         {
-            self.registers.insert(to, Known::Destination { bytes, mask: mask.to_vec() });
+            self.registers.insert(to, Known::Destination { ipv6, bytes, mask: mask.to_vec() });
         }
     }
 
     fn compare(&mut self, fields: &Fields<'_>) {
         let known = fields.number(1).and_then(|register| self.registers.get(&register));
-        let Some(Known::Destination { bytes, mask }) = known else { return };
-        let prefix = fields
-            .data(3)
-            .filter(|value| value.len() == *bytes && fields.number(2) == Some(EQUAL))
-            .and_then(|value| prefix(value, mask, self.family));
-        let asked = prefix.map_or(Destination::Other, |prefix| Destination::In(vec![prefix]));
-        self.narrow(Asked::Prefixes(asked));
+        let Some(Known::Destination { ipv6, bytes, mask }) = known else { return };
+        let value = fields.data(3).filter(|value| value.len() == *bytes);
+        let asked = value.and_then(|value| asked(fields.number(2)?, value, mask, *ipv6));
+        self.narrow(Asked::Prefixes(asked.unwrap_or(Destination::Other)));
     }
 
     fn range(&mut self, fields: &Fields<'_>) {
@@ -256,13 +261,19 @@ impl Reader {
     }
 
     fn narrow(&mut self, asked: Asked) {
-        self.destination = if self.narrowed {
-            // Two demands at once: rare, and what they have in common is not worked out.
-            Asked::Prefixes(Destination::Other)
-        } else {
-            asked
+        let nothing = || Destination::In(Vec::new());
+        self.destination = match (&self.destination, asked) {
+            (Asked::Prefixes(old), Asked::Prefixes(new)) => {
+                Asked::Prefixes(old.and(&new).unwrap_or_else(nothing))
+            }
+            // Of a set and prefixes the prefixes are known already, and the set only narrows them.
+            (Asked::Prefixes(Destination::In(old)), Asked::Set(_)) => {
+                Asked::Prefixes(Destination::In(old.clone()))
+            }
+            (_, Asked::Prefixes(new @ Destination::In(_))) => Asked::Prefixes(new),
+            (Asked::Prefixes(_), set) => set,
+            (Asked::Set(old), _) => Asked::Set(old.clone()),
         };
-        self.narrowed = true;
     }
 
     fn act(&mut self, action: Does) {
@@ -316,14 +327,70 @@ pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(bytes).ok().map(|bytes| Ipv6Addr::from(bytes).into())
 }
 
-/// The prefix that a comparison of a destination's beginning asks for.
-fn prefix(value: &[u8], mask: &[u8], family: u8) -> Option<Prefix> {
-    let bits = mask.iter().map(|byte| byte.leading_ones()).sum::<u32>();
-    let set = mask.iter().map(|byte| byte.count_ones()).sum::<u32>();
-    // A mask with gaps is no prefix.
-    let length = u8::try_from(bits).ok().filter(|_| bits == set)?;
-    let ipv6 = family == IPV6 || value.len() > 4;
-    let mut whole = value.to_vec();
-    whole.resize(if ipv6 { 16 } else { 4 }, 0);
-    Prefix::new(address(&whole)?, length)
+/// What a comparison of a destination's beginning asks for; `None` where no prefixes can say it.
+fn asked(compares: u32, value: &[u8], mask: &[u8], ipv6: bool) -> Option<Destination> {
+    let whole = if ipv6 { 16 } else { 4 };
+    if compares == EQUAL {
+        return Some(Destination::In(vec![prefix(value, mask, whole)?]));
+    }
+    if value.len() != whole || mask.iter().any(|byte| *byte != 0xff) {
+        return None;
+    }
+    let value = address(value)?;
+    let (least, most) = (address(&vec![0; whole])?, address(&vec![0xff; whole])?);
+    Some(Destination::In(match compares {
+        AT_MOST => super::set::span(least, value),
+        AT_LEAST => super::set::span(value, most),
+        LESS => super::set::span(least, super::set::before(value)?),
+        MORE => super::set::span(super::set::behind(value)?, most),
+        _ => return None,
+    }))
+}
+
+/// The prefix of addresses of so many bytes that begin so. A mask with gaps is none.
+fn prefix(value: &[u8], mask: &[u8], whole: usize) -> Option<Prefix> {
+    let mut bits = mask.to_vec();
+    bits.resize(16, 0);
+    let bits = u128::from_be_bytes(bits.try_into().ok()?);
+    let length = bits.leading_ones();
+    if length != bits.count_ones() {
+        return None;
+    }
+    let mut bytes = value.to_vec();
+    bytes.resize(whole, 0);
+    Prefix::new(address(&bytes)?, u8::try_from(length).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(compares: u32, value: &[u8], mask: &[u8]) -> Option<Vec<String>> {
+        match asked(compares, value, mask, value.len() > 4)? {
+            Destination::In(prefixes) => Some(prefixes.iter().map(Prefix::to_string).collect()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn comparisons_are_prefixes_where_they_can_be() {
+        let all = [0xff; 4];
+        let host = [10, 1, 0, 5];
+        assert_eq!(said(EQUAL, &host, &all).unwrap_or_default(), ["10.1.0.5/32"]);
+        assert_eq!(said(EQUAL, &[10, 1, 0], &[0xff; 3]).unwrap_or_default(), ["10.1.0.0/24"]);
+        assert_eq!(
+            said(EQUAL, &[10, 1, 0, 0], &[255, 255, 240, 0]).unwrap_or_default(),
+            ["10.1.0.0/20"]
+        );
+        assert_eq!(said(EQUAL, &[10, 0, 1, 5], &[255, 0, 255, 255]), None, "a mask with gaps");
+        assert_eq!(said(1, &host, &all), None, "not to be");
+        assert_eq!(said(AT_MOST, &[0, 0, 0, 1], &all).unwrap_or_default(), ["0.0.0.0/31"]);
+        assert_eq!(said(LESS, &[0, 0, 0, 2], &all).unwrap_or_default(), ["0.0.0.0/31"]);
+        assert_eq!(
+            said(MORE, &[255, 255, 255, 253], &all).unwrap_or_default(),
+            ["255.255.255.254/31"]
+        );
+        let span = said(AT_LEAST, &[128, 0, 0, 0], &all).unwrap_or_default();
+        assert_eq!(span, ["128.0.0.0/1"]);
+    }
 }

@@ -86,7 +86,9 @@ pub(super) fn prefixes(elements: &[Element], family: u8) -> Vec<(Prefix, Value)>
         if let Some(end) = element.key_end.as_deref().and_then(first) {
             all.extend(span(start, end).into_iter().map(|prefix| (prefix, element.value.clone())));
         } else if intervals {
-            let next = sorted.get(at + 1).and_then(|next| first(&next.key));
+            // Where the next begins at once, its key is also the mark of this one's end.
+            let next = sorted[at + 1..].iter().find(|next| next.key != element.key);
+            let next = next.and_then(|next| first(&next.key));
             let last = next.and_then(before).unwrap_or(highest(start));
             all.extend(span(start, last).into_iter().map(|prefix| (prefix, element.value.clone())));
         } else {
@@ -128,10 +130,19 @@ fn number(number: u128, bits: u8) -> IpAddr {
     }
 }
 
-fn before(address: IpAddr) -> Option<IpAddr> {
+/// The address before it.
+pub(super) fn before(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(address) => u32::from(address).checked_sub(1).map(|n| Ipv4Addr::from(n).into()),
         IpAddr::V6(address) => u128::from(address).checked_sub(1).map(|n| Ipv6Addr::from(n).into()),
+    }
+}
+
+/// The address behind it.
+pub(super) fn behind(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => u32::from(address).checked_add(1).map(|n| Ipv4Addr::from(n).into()),
+        IpAddr::V6(address) => u128::from(address).checked_add(1).map(|n| Ipv6Addr::from(n).into()),
     }
 }
 
@@ -142,6 +153,27 @@ fn highest(like: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn intervals_that_touch_are_all_there() {
+        let at = |third: u8, ends: bool, value: Option<u8>| Element {
+            key: vec![10, 0, third, 0],
+            key_end: None,
+            ends,
+            value: value.map_or(Value::None, |last| Value::Address([10, 9, 9, last].into())),
+        };
+        let elements = [
+            at(0, false, Some(1)),
+            at(1, true, None),
+            at(1, false, Some(2)),
+            at(2, true, None),
+            at(2, false, Some(3)),
+            at(3, true, None),
+        ];
+        let read = prefixes(&elements, super::super::IPV4);
+        let read: Vec<String> = read.iter().map(|(prefix, _)| prefix.to_string()).collect();
+        assert_eq!(read, ["10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/24"]);
+    }
 
     #[test]
     fn a_span_is_the_fewest_prefixes() {
