@@ -31,7 +31,7 @@ pub use self::error::PacketsError;
 pub use self::hooks::Hooks;
 use self::hooks::{Hung, Place};
 use self::sources::Sources;
-use crate::source::witness::Memory;
+use crate::source::witness::{Memory, loader};
 
 static PROGRAMS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-packets"));
 
@@ -85,7 +85,8 @@ impl Packets {
     /// Outside a tokio runtime with I/O.
     pub fn load(hooks: Hooks) -> Result<Self, PacketsError> {
         let memory = Memory::unlock();
-        let mut ebpf = Ebpf::load(PROGRAMS).map_err(|error| PacketsError::load(&error, memory))?;
+        let mut ebpf =
+            loader().load(PROGRAMS).map_err(|error| PacketsError::load(&error, memory))?;
         hooks::load(&mut ebpf).map_err(|error| PacketsError::load(&error.into(), memory))?;
         let ring = RingBuf::try_from(take(&mut ebpf, "BELL")?)
             .map_err(|error| PacketsError::map(&error))?;

@@ -69,7 +69,7 @@ impl Witness {
     /// on every change is recorded.
     pub fn attach(ring_bytes: u32) -> Result<Self, WitnessError> {
         let memory = Memory::unlock();
-        let mut ebpf = EbpfLoader::new()
+        let mut ebpf = loader()
             .map_max_entries("RECORDS", ring_bytes)
             .load(PROGRAMS)
             .map_err(|error| refusal(&error, memory))?;
@@ -218,6 +218,14 @@ impl AsRawFd for Witness {
     fn as_raw_fd(&self) -> RawFd {
         self.ring.as_raw_fd()
     }
+}
+
+/// A loader that leaves the kernel's own types alone: no program here needs them, and reading them takes
+/// tens of MiB.
+pub(in crate::source) fn loader<'a>() -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    loader
 }
 
 fn attach_program(
