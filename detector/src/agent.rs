@@ -27,6 +27,7 @@ use self::senses::Senses;
 use crate::cli::RunArgs;
 use crate::clock;
 use crate::config::{Config, RouteSource};
+use crate::heap;
 use crate::policy::Policy;
 use crate::sink::Stdout;
 use crate::source::cluster::{Cluster, Running};
@@ -49,6 +50,9 @@ const BUDGET: usize = 4_096;
 
 /// How often losses are looked for even if nothing was written.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// How often the allocator gives back what is free.
+const TRIM: Duration = Duration::from_secs(30);
 
 /// How long one dump of the kernel's tables may take: a million routes take two seconds.
 const DUMP_TIMEOUT: Duration = Duration::from_mins(1);
@@ -96,6 +100,8 @@ struct Agent {
     /// When it is tried again to listen to connection tracking, where it could not be.
     reopen: Instant,
     route_source: RouteSource,
+    /// When the heap was last trimmed.
+    trimmed: Instant,
     translations: Translations,
     proxies: Proxies,
     ranges: Vec<Prefix>,
@@ -147,6 +153,7 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         connections: None,
         dumped: None,
         reopen: Instant::now(),
+        trimmed: Instant::now(),
         route_source: config.route_source,
         translations: Translations::open(),
         proxies: Proxies::new(Arc::new(config.settings())),
@@ -159,6 +166,7 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         dumps: 0,
     };
     agent.begin(&config, allow_list);
+    heap::trim();
     agent.watch(&mut terminate, &mut interrupt, &mut cluster_says).await?;
     agent.end(cluster_tasks, &policy);
     Ok(())
@@ -428,6 +436,10 @@ impl Agent {
         self.own_up();
         self.look_at_packets();
         self.listen_again(self.route_source);
+        if self.trimmed.elapsed() >= TRIM {
+            self.trimmed = Instant::now();
+            heap::trim();
+        }
     }
 
     /// Writes what is left to write, detaches everything, says what was done.

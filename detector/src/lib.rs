@@ -4,6 +4,7 @@ pub mod agent;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod heap;
 pub mod policy;
 pub mod sink;
 pub mod source;
