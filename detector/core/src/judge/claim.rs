@@ -9,7 +9,7 @@
 use std::net::IpAddr;
 
 use super::ownership::{Ownership, Presence, Record};
-use super::words::victim_of;
+use super::words::{attacker_of, victim_of};
 use super::workload::is_here;
 use super::{Doubt, Judge, Verdict};
 use crate::facts::answers::REVIEW;
@@ -417,9 +417,7 @@ impl<'a> Judge<'a> {
         reason: String,
     ) -> Charge {
         let mut charge = self.claim_charge(claim, since, victim, reason);
-        charge.attacker.pod = Some(pod.pod.key.clone());
-        charge.attacker.uid = Some(pod.pod.uid.clone());
-        charge.attacker.service_account = Some(pod.pod.service_account.clone());
+        charge.attacker = attacker_of(pod);
         charge
     }
 

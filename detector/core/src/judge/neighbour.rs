@@ -1,16 +1,15 @@
 //! A neighbour entry that somebody made on an interface that a container may be behind.
 
 use super::ownership::{Ownership, Presence};
+use super::workload::is_behind;
 use super::{Doubt, Judge, Verdict};
 use crate::facts::Identity;
 use crate::finding::{
-    Attacker, Certainty, Charge, Effect, Evidence, Extent, Means, Reach, Scope, Severity, Target,
-    Witness,
+    Certainty, Charge, Effect, Evidence, Extent, Means, Reach, Scope, Severity, Target, Witness,
 };
 use crate::observation::{Neighbour, NeighbourKind};
 use crate::route::Prefix;
 use crate::time::BootTime;
-use crate::workload::{NodeName, PodKey};
 
 impl Judge<'_> {
     /// A neighbour entry, and since when it stands; `None` where it does not.
@@ -37,14 +36,7 @@ impl Judge<'_> {
         if matches!(identity, Identity::Uplink) || prefix.is_link_scoped() || routed {
             return Some((target, (Verdict::Irrelevant, since)));
         }
-        let prefixes = &facts.settings.interface_prefixes;
-        let here = &facts.settings.node;
-        let is_self = |key: &PodKey, node: Option<&NodeName>| {
-            node.is_none_or(|node| node == here)
-                && prefixes
-                    .iter()
-                    .any(|prefix| key.interface(prefix).as_ref() == Some(&link.first_name))
-        };
+        let is_self = is_behind(facts, link);
         let verdict = match self.ownership(address, since, &is_self) {
             Ownership::Owned { victim, evidence, presence } => {
                 let until = since.after(facts.settings.settle);
@@ -93,20 +85,5 @@ impl Judge<'_> {
             Ownership::Own(_) | Ownership::Unowned { .. } => Verdict::Entitled(Some(self.review())),
         };
         Some((target, (verdict, since)))
-    }
-
-    /// Who is behind an interface, as an attacker.
-    pub(super) fn attacker_behind(&self, link: &crate::facts::links::KnownLink) -> Attacker {
-        let interface = Some(link.link.name.clone());
-        match self.facts.identity(link) {
-            Identity::Pod(pod) => Attacker {
-                pod: Some(pod.pod.key.clone()),
-                uid: Some(pod.pod.uid.clone()),
-                service_account: Some(pod.pod.service_account.clone()),
-                interface,
-                ..Attacker::default()
-            },
-            _ => Attacker { interface, ..Attacker::default() },
-        }
     }
 }

@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use super::ownership::{Ownership, Presence};
 use super::words::victim_of;
+use super::workload::is_behind;
 use super::{Doubt, Judge, Leg, Verdict};
 use crate::facts::Identity;
 use crate::facts::links::KnownLink;
 use crate::facts::pods::LocalPod;
 use crate::finding::{Certainty, Effect, Extent, Severity, Victim};
 use crate::observation::Sense;
-use crate::workload::{NodeName, PodKey};
 
 impl Judge<'_> {
     /// An interface named like a pod's, with no pod to it or made anew under a running pod.
@@ -28,15 +28,7 @@ impl Judge<'_> {
             Identity::Contested(pod) => Some(pod),
             _ => None,
         };
-        let prefixes = &self.facts.settings.interface_prefixes;
-        // A pod of another node is not behind it, whatever the interface is called.
-        let here = &self.facts.settings.node;
-        let is_self = |key: &PodKey, node: Option<&NodeName>| {
-            node.is_none_or(|node| node == here)
-                && prefixes
-                    .iter()
-                    .any(|prefix| key.interface(prefix).as_ref() == Some(&link.first_name))
-        };
+        let is_self = is_behind(self.facts, link);
         // What a pod leaves behind goes with its sandbox, or when Felix' grace of 10 s is over. The
         // last listing may have been the first to lack it.
         let departed = self.facts.pods.departed(&link.first_name).max(self.facts.pods_listed);

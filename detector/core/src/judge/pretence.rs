@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::ownership::{Ownership, Presence};
+use super::workload::is_behind;
 use super::{Doubt, Judge, Verdict};
 use crate::facts::Identity;
 use crate::facts::links::KnownLink;
@@ -16,7 +17,6 @@ use crate::policy::{Feature, Permission};
 use crate::route::Prefix;
 use crate::time::BootTime;
 use crate::traffic::{Pretence, Pretended};
-use crate::workload::{NodeName, PodKey};
 
 /// How long after its last packet a pretence is over.
 pub(crate) const QUIET: Duration = Duration::from_mins(1);
@@ -81,14 +81,7 @@ impl<'a> Judge<'a> {
         if may {
             return Verdict::Irrelevant;
         }
-        let prefixes = &facts.settings.interface_prefixes;
-        let here = &facts.settings.node;
-        let is_self = |key: &PodKey, node: Option<&NodeName>| {
-            node.is_none_or(|node| node == here)
-                && prefixes
-                    .iter()
-                    .any(|prefix| key.interface(prefix).as_ref() == Some(&link.first_name))
-        };
+        let is_self = is_behind(facts, link);
         let since = seen.tally.first;
         match self.ownership(address, since, &is_self) {
             Ownership::Owned { victim, evidence, presence } => {

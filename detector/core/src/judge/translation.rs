@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::claim::narrow;
 use super::ownership::{Ownership, Presence};
-use super::words::victim_of;
+use super::words::{attacker_of, victim_of};
 use super::workload::is_here;
 use super::{Doubt, Judge, Verdict};
 use crate::facts::pods::LocalPod;
@@ -160,13 +160,7 @@ impl<'a> Judge<'a> {
             table: None,
             rule: None,
             attacker: match pod {
-                Some(pod) => Attacker {
-                    pod: Some(pod.pod.key.clone()),
-                    uid: Some(pod.pod.uid.clone()),
-                    service_account: Some(pod.pod.service_account.clone()),
-                    interface: self.interface_of(pod),
-                    ..Attacker::default()
-                },
+                Some(pod) => Attacker { interface: self.interface_of(pod), ..attacker_of(pod) },
                 None => Attacker {
                     gateway: Some(translation.to),
                     node: self.facts.nodes.owner(translation.to).cloned(),

@@ -106,21 +106,20 @@ impl Judge<'_> {
                 ..Attacker::default()
             };
         };
-        let identity = self.facts.identity(link);
-        let mut attacker = Attacker {
-            interface: Some(link.link.name.clone()),
-            gateway: hop.gateway.filter(|_| matches!(identity, Identity::Uplink)),
-            ..Attacker::default()
-        };
-        if attacker.gateway.is_some() {
-            attacker.node = self.node_at(hop);
-        }
-        if let Identity::Pod(pod) = identity {
-            attacker.pod = Some(pod.pod.key.clone());
-            attacker.uid = Some(pod.pod.uid.clone());
-            attacker.service_account = Some(pod.pod.service_account.clone());
-        }
+        let uplink = matches!(self.facts.identity(link), Identity::Uplink);
+        let mut attacker = self.attacker_behind(link);
+        attacker.gateway = hop.gateway.filter(|_| uplink);
+        attacker.node = attacker.gateway.and_then(|_| self.node_at(hop));
         attacker
+    }
+
+    /// Who is behind an interface, as an attacker.
+    pub(super) fn attacker_behind(&self, link: &KnownLink) -> Attacker {
+        let interface = Some(link.link.name.clone());
+        match self.facts.identity(link) {
+            Identity::Pod(pod) => Attacker { interface, ..attacker_of(pod) },
+            _ => Attacker { interface, ..Attacker::default() },
+        }
     }
 
     /// The name of a pod's interface, if that stands.
@@ -283,4 +282,14 @@ impl Judge<'_> {
 /// The pod as a victim.
 pub(super) fn victim_of(pod: &LocalPod) -> Victim {
     Victim::Pod { key: pod.pod.key.clone(), node: Some(pod.pod.node.clone()) }
+}
+
+/// The pod as an attacker.
+pub(super) fn attacker_of(pod: &LocalPod) -> Attacker {
+    Attacker {
+        pod: Some(pod.pod.key.clone()),
+        uid: Some(pod.pod.uid.clone()),
+        service_account: Some(pod.pod.service_account.clone()),
+        ..Attacker::default()
+    }
 }

@@ -12,6 +12,7 @@ use crate::facts::{Facts, Identity};
 use crate::finding::{Certainty, Effect, Evidence, Extent, Severity, Victim, Witness};
 use crate::observation::{Question, Sense};
 use crate::policy::{Feature, Permission};
+use crate::settings::Settings;
 use crate::time::BootTime;
 use crate::workload::{NodeName, PodKey};
 
@@ -476,6 +477,21 @@ pub(super) fn is_here(
     pod: &LocalPod,
 ) -> bool {
     *key == pod.pod.key && node.is_none_or(|node| *node == facts.settings.node)
+}
+
+/// Tells whether a pod of this node has, by its name, the interface that `link` was at first. A pod of
+/// another node is not behind it, whatever the interface is called.
+pub(super) fn is_behind<'f>(
+    facts: &'f Facts,
+    link: &'f KnownLink,
+) -> impl Fn(&PodKey, Option<&NodeName>) -> bool + 'f {
+    let Settings { node: here, interface_prefixes, .. } = &facts.settings;
+    move |key, node| {
+        node.is_none_or(|node| node == here)
+            && interface_prefixes
+                .iter()
+                .any(|prefix| key.interface(prefix).as_ref() == Some(&link.first_name))
+    }
 }
 
 /// Prefixes of this length and longer are named by the pod that they hit, wider ones by themselves.
