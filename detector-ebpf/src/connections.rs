@@ -116,18 +116,4 @@ mod program {
     }
 }
 
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // The verifier would refuse a program that can get here.
-    loop {}
-}
-
-/// Lets the kernel lend the helpers that it keeps for programs under the GPL.
-#[cfg(target_arch = "bpf")]
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[cfg(not(target_arch = "bpf"))]
-fn main() {}
+detector_ebpf::object!();

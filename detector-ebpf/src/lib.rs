@@ -13,6 +13,29 @@ pub mod traffic;
 use core::fmt;
 use core::mem::offset_of;
 
+/// What each object for the kernel ends with: a licence, and a place to go for what cannot happen. For
+/// any other target an empty program, so that the whole workspace can be checked at once.
+#[macro_export]
+macro_rules! object {
+    () => {
+        #[cfg(target_arch = "bpf")]
+        #[panic_handler]
+        fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+            // The verifier would refuse a program that can get here.
+            loop {}
+        }
+
+        /// Lets the kernel lend the helpers that it keeps for programs under the GPL.
+        #[cfg(target_arch = "bpf")]
+        #[unsafe(link_section = "license")]
+        #[unsafe(no_mangle)]
+        static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+        #[cfg(not(target_arch = "bpf"))]
+        fn main() {}
+    };
+}
+
 /// What stands before the message in every record, in the machine's byte order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]

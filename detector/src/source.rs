@@ -1,6 +1,7 @@
 //! Where observations come from. Each source decodes what it reads, owns up to what it has lost, and
 //! knows no other source.
 
+mod address;
 pub mod cluster;
 pub mod connections;
 pub mod kernel;

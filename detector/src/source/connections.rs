@@ -141,7 +141,7 @@ impl Connections {
     /// Reads at most `budget` connections, without waiting for more.
     pub fn drain(&mut self, budget: usize, each: &mut dyn FnMut(Translated)) {
         for _ in 0..budget {
-            match self.receive() {
+            match socket::receive_ready(&self.socket, &mut self.buffer) {
                 Ok(Datagram { length, from_kernel: true }) => self.read(length, each),
                 // Whoever may send here may forge; the kernel did not say it.
                 Ok(_) => {}
@@ -223,19 +223,6 @@ impl Connections {
                     self.loss = Some(format!("a connection that cannot be read: {error}"));
                 }
             }
-        }
-    }
-
-    fn receive(&mut self) -> io::Result<Datagram> {
-        let buffer = &mut self.buffer;
-        let mut receive = |socket: &Socket| socket::receive(socket, buffer, libc::MSG_DONTWAIT);
-        match receive(self.socket.get_ref()) {
-            // Only a read within `try_io` may say that there is nothing: it makes the socket not
-            // ready, and that must not undo the news of a message that came after an earlier read.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.socket.try_io(Interest::READABLE, receive)
-            }
-            received => received,
         }
     }
 }

@@ -98,3 +98,11 @@ pub(super) fn text(kind: u16, value: &str) -> Vec<u8> {
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes
 }
+
+/// A name as the kernel has it, up to its first zero. Names of tables and chains are anybody's who may
+/// write rules: nothing of a terminal's in them.
+pub(super) fn printable(bytes: &[u8]) -> Option<String> {
+    let text = bytes.split(|byte| *byte == 0).next()?;
+    let text = std::str::from_utf8(text).ok()?;
+    Some(text.chars().map(|c| if c.is_control() { '?' } else { c }).collect())
+}

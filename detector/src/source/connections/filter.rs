@@ -9,15 +9,13 @@ use aya::maps::{HashMap, MapData, MapError};
 use aya::programs::{ProgramError, SocketFilter};
 use aya::{Ebpf, include_bytes_aligned};
 use detector_core::route::Prefix;
-use detector_ebpf::traffic::{Address, mapped};
+use detector_ebpf::traffic::Address;
 use netlink_sys::Socket;
 
+use crate::source::address::{bits, bytes};
 use crate::source::witness::{Memory, WitnessError, loader, one_line, refusal};
 
 static PROGRAM: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-connections"));
-
-/// Bits before an IPv4 address that is mapped into IPv6.
-const MAPPED_BITS: u32 = 96;
 
 /// The loaded filter and its maps.
 pub(super) struct Filter {
@@ -88,13 +86,5 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut SocketFilter, ProgramError> {
 }
 
 fn key(range: Prefix) -> Key<Address> {
-    let bits = u32::from(range.length()) + if range.is_ipv4() { MAPPED_BITS } else { 0 };
-    Key::new(bits, bytes(range.address()))
-}
-
-fn bytes(address: IpAddr) -> Address {
-    match address {
-        IpAddr::V4(address) => mapped(address.octets()),
-        IpAddr::V6(address) => address.octets(),
-    }
+    Key::new(bits(range), bytes(range.address()))
 }

@@ -12,7 +12,7 @@ use netlink_sys::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::socket::{self, Datagram};
+use super::socket;
 use super::tally::Tally;
 use super::{Counters, Drained, GULP, Loss};
 use crate::clock;
@@ -81,7 +81,7 @@ impl Notifications {
 
     pub(super) fn drain(&mut self, budget: usize, each: &mut dyn FnMut(Observation)) -> Drained {
         for _ in 0..budget {
-            let datagram = match self.receive() {
+            let datagram = match socket::receive_ready(&self.socket, &mut self.buffer) {
                 Ok(datagram) => datagram,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if std::mem::take(&mut self.congested) {
@@ -134,19 +134,6 @@ impl Notifications {
 
     pub(super) fn set_uplinks(&mut self, uplinks: BTreeSet<IfIndex>) {
         self.uplinks = uplinks;
-    }
-
-    fn receive(&mut self) -> io::Result<Datagram> {
-        let buffer = &mut self.buffer;
-        let mut receive = |socket: &Socket| socket::receive(socket, buffer, libc::MSG_DONTWAIT);
-        match receive(self.socket.get_ref()) {
-            // Only a read within `try_io` may say that there is nothing: it makes the socket not
-            // ready, and that must not undo the news of a message that came after an earlier read.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.socket.try_io(Interest::READABLE, receive)
-            }
-            received => received,
-        }
     }
 
     /// Accounts for what the kernel dropped.

@@ -6,6 +6,8 @@ use std::os::fd::AsRawFd;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The port id of the kernel.
 pub(in crate::source) const KERNEL: u32 = 0;
@@ -42,6 +44,23 @@ pub(in crate::source) fn receive(
 ) -> io::Result<Datagram> {
     let (length, sender) = socket.recv_from(&mut buffer, flags | libc::MSG_TRUNC)?;
     Ok(Datagram { length, from_kernel: sender.port_number() == KERNEL })
+}
+
+/// Receives a datagram into `buffer` without waiting. Where there is none, the socket counts as not
+/// ready until there is news.
+pub(in crate::source) fn receive_ready(
+    socket: &AsyncFd<Socket>,
+    buffer: &mut [u8],
+) -> io::Result<Datagram> {
+    let mut receive = |socket: &Socket| receive(socket, buffer, libc::MSG_DONTWAIT);
+    match receive(socket.get_ref()) {
+        // Only a read within `try_io` may say that there is nothing: it makes the socket not ready,
+        // and that must not undo the news of a message that came after an earlier read.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            socket.try_io(Interest::READABLE, receive)
+        }
+        received => received,
+    }
 }
 
 /// How many datagrams the kernel has dropped for want of room, since the socket was opened.

@@ -1,7 +1,7 @@
 //! What the programs have counted.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap as KernelMap, MapData, MapError};
@@ -15,6 +15,7 @@ use detector_ebpf::traffic::{
 use tracing::{debug, warn};
 
 use super::{PacketsError, take};
+use crate::source::address::{bytes, ip};
 
 type Map<const K: usize, const V: usize> = KernelMap<MapData, [u8; K], [u8; V]>;
 
@@ -208,16 +209,4 @@ fn tally(counted: Counted) -> Tally {
     let Counted { packets, bytes, first, last } = counted;
     let time = BootTime::from_nanos;
     Tally { packets, bytes, first: time(first), last: time(last) }
-}
-
-/// The address as the programs write it.
-pub(super) fn bytes(address: IpAddr) -> Address {
-    match address {
-        IpAddr::V4(address) => shared::mapped(address.octets()),
-        IpAddr::V6(address) => address.octets(),
-    }
-}
-
-fn ip(address: Address) -> IpAddr {
-    IpAddr::V6(Ipv6Addr::from(address)).to_canonical()
 }

@@ -9,11 +9,8 @@ use aya::maps::{Array, HashMap as KernelMap, LpmTrie, MapData, MapError};
 use detector_core::route::{IfIndex, Prefix};
 use detector_ebpf::traffic::{INTERFACE_BITS, SLOTS, Slot, SourceKey};
 
-use super::counts::bytes;
 use super::{PacketsError, take};
-
-/// Bits before an IPv4 address that is mapped into IPv6.
-const MAPPED_BITS: u32 = 96;
+use crate::source::address::{bits, bytes};
 
 type TrieKey = Key<[u8; SourceKey::SIZE]>;
 
@@ -148,7 +145,6 @@ fn slot(interface: IfIndex, sources: &[Prefix]) -> Slot {
 }
 
 fn key(interface: IfIndex, source: Prefix) -> TrieKey {
-    let bits = u32::from(source.length()) + if source.is_ipv4() { MAPPED_BITS } else { 0 };
     let key = SourceKey { interface: interface.get(), address: bytes(source.address()) };
-    Key::new(INTERFACE_BITS + bits, key.to_bytes())
+    Key::new(INTERFACE_BITS + bits(source), key.to_bytes())
 }

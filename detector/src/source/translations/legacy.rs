@@ -11,6 +11,7 @@ use detector_core::traffic::TranslationRule;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use super::chains::{Action, Destination, Rule, Table};
+use crate::source::netfilter::printable;
 
 /// One of the two tables.
 struct Family {
@@ -26,7 +27,7 @@ struct Family {
 
 const IPV4: Family = Family {
     ipv6: false,
-    names: "/proc/self/net/ip_tables_names",
+    names: "/proc/thread-self/net/ip_tables_names",
     level: libc::IPPROTO_IP,
     // `struct ip`, then `nfcache` and the offsets.
     head: 84,
@@ -35,7 +36,7 @@ const IPV4: Family = Family {
 
 const IPV6: Family = Family {
     ipv6: true,
-    names: "/proc/self/net/ip6_tables_names",
+    names: "/proc/thread-self/net/ip6_tables_names",
     level: libc::IPPROTO_IPV6,
     head: 136,
     name: "ip6tables-legacy nat",
@@ -75,7 +76,7 @@ pub(super) fn read_ipv6() -> io::Result<Vec<TranslationRule>> {
 }
 
 fn read(family: &Family) -> io::Result<Vec<TranslationRule>> {
-    let names = std::fs::read_to_string(family.names.replace("self", "thread-self"));
+    let names = std::fs::read_to_string(family.names);
     // Without the file there is no such module.
     if !names.is_ok_and(|names| names.lines().any(|name| name == "nat")) {
         return Ok(Vec::new());
@@ -145,7 +146,7 @@ fn table(family: &Family, info: &[u8], bytes: &[u8]) -> Table {
     while let Some(entry) = entry(family, bytes, at) {
         let next = at + entry.next;
         if entry.target == "ERROR"
-            && let Some(name) = text(&entry.info)
+            && let Some(name) = printable(&entry.info)
         {
             starts.insert(next, name);
         }
@@ -194,7 +195,7 @@ fn entry(family: &Family, bytes: &[u8], at: usize) -> Option<Entry> {
     }
     let entry = bytes.get(at..at + next)?;
     let target = entry.get(target_at..)?;
-    let name = text(target.get(2..TARGET - 1)?).unwrap_or_default();
+    let name = printable(target.get(2..TARGET - 1)?).unwrap_or_default();
     let revision = *target.get(TARGET - 1)?;
     let mut info = target.get(TARGET..)?.to_vec();
     if name == "DNAT" {
@@ -251,12 +252,6 @@ pub(super) fn xt_dnat(revision: u32, info: &[u8], ipv6: bool) -> Option<(IpAddr,
         }
     };
     Some((address(least)?, address(most)?))
-}
-
-fn text(bytes: &[u8]) -> Option<String> {
-    let text = bytes.split(|byte| *byte == 0).next()?;
-    let text = std::str::from_utf8(text).ok()?;
-    Some(text.chars().map(|c| if c.is_control() { '?' } else { c }).collect())
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {

@@ -13,7 +13,7 @@ use self::set::{Element, Value};
 use super::chains::{Action, Destination, Rule, Table};
 use crate::source::kernel::Message;
 use crate::source::kernel::wire::{Attribute, attributes};
-use crate::source::netfilter::{HEADER, Questions, text};
+use crate::source::netfilter::{HEADER, Questions, printable, text};
 
 /// `NFNL_SUBSYS_NFTABLES`.
 const SUBSYSTEM: u16 = 0x0a00;
@@ -195,10 +195,7 @@ fn body<'a>(message: &Message<'a>) -> impl Iterator<Item = Attribute<'a>> {
 
 /// The text of an attribute.
 fn string(attribute: &Attribute<'_>) -> Option<String> {
-    let text = attribute.value.split(|byte| *byte == 0).next()?;
-    let text = std::str::from_utf8(text).ok()?;
-    // Names of tables and chains are anybody's who may write rules: nothing of a terminal's in them.
-    Some(text.chars().map(|c| if c.is_control() { '?' } else { c }).collect())
+    printable(attribute.value)
 }
 
 fn word(family: u8) -> &'static str {
