@@ -6,8 +6,6 @@
 mod packets;
 mod senses;
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +14,6 @@ use detector_core::engine::{Engine, Output};
 use detector_core::finding::{Finding, Severity, State};
 use detector_core::observation::{Answer, KernelChange, Observation, Question, Reply, Sense, What};
 use detector_core::policy::AllowList;
-use detector_core::route::Prefix;
 use detector_core::time::BootTime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -32,6 +29,7 @@ use crate::policy::Policy;
 use crate::sink::Stdout;
 use crate::source::cluster::{Cluster, Running};
 use crate::source::connections::{Connections, DumpedConnections};
+use crate::source::interests::Interests;
 use crate::source::kernel::{
     DumpError, KernelOptions, KernelSource, Proxies, Reason, Resync, ResyncOptions, ResyncStep,
     Uplinks,
@@ -104,8 +102,8 @@ struct Agent {
     trimmed: Instant,
     translations: Translations,
     proxies: Proxies,
-    ranges: Vec<Prefix>,
-    watched: BTreeSet<IpAddr>,
+    /// Which destinations matter where they are translated.
+    interests: Interests,
     questions: Option<mpsc::Sender<Question>>,
     stdout: Stdout,
     senses: Senses,
@@ -157,8 +155,7 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         route_source: config.route_source,
         translations: Translations::open(),
         proxies: Proxies::new(Arc::new(config.settings())),
-        ranges: Vec::new(),
-        watched: BTreeSet::new(),
+        interests: Interests::default(),
         questions,
         stdout,
         senses: Senses::new(config.api),
@@ -210,7 +207,7 @@ impl Agent {
                 ready = packets_ready(&mut self.packets) => Wake::Packets(ready),
                 ready = connections_ready(&mut self.connections) => Wake::Connections(ready),
                 dumped = dumped(&mut self.dumped) => Wake::Dumped(dumped),
-                told = self.translations.next() => Wake::Translations(told),
+                told = self.translations.next(&self.interests) => Wake::Translations(told),
                 read = self.proxies.next() => Wake::Proxies(read),
                 _ = housekeeping.tick() => Wake::Housekeeping,
             };
@@ -384,16 +381,14 @@ impl Agent {
                     self.resync.request(Reason::Outrun);
                 }
                 Output::Watch(address) => {
-                    self.watched.insert(address);
-                    self.interests(|connections| connections.watch(address));
+                    self.watch_translations(address, true);
                     let room = self.packets.as_mut().is_none_or(|packets| packets.watch(address));
                     if !room {
                         self.tell(What::Uncounted(address));
                     }
                 }
                 Output::Unwatch(address) => {
-                    self.watched.remove(&address);
-                    self.interests(|connections| connections.unwatch(address));
+                    self.watch_translations(address, false);
                     if let Some(packets) = &mut self.packets {
                         packets.unwatch(address);
                     }
@@ -408,12 +403,7 @@ impl Agent {
                         packets.sources(interface, &sources);
                     }
                 }
-                Output::Ranges(ranges) => {
-                    self.interests(|connections| connections.ranges(&ranges));
-                    self.ranges = ranges;
-                    self.look_at_connections();
-                    self.tell_translations();
-                }
+                Output::Ranges(ranges) => self.range_translations(ranges),
             }
         }
     }

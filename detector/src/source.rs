@@ -4,6 +4,7 @@
 mod address;
 pub mod cluster;
 pub mod connections;
+pub mod interests;
 pub mod kernel;
 mod netfilter;
 pub mod packets;

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::thread;
 
+use detector::source::interests::Interests;
 use detector::source::translations::{Told, Translations};
 use detector_core::route::Prefix;
 use nix::sched::{CloneFlags, unshare};
@@ -41,9 +42,10 @@ fn told(make: impl FnOnce() + Send + 'static) -> Option<Vec<String>> {
             let mut translations = Translations::open();
             let all = ["0.0.0.0/0", "::/0"]
                 .map(|text| Prefix::from(text.parse::<ipnet::IpNet>().unwrap()));
-            translations.matter(all.to_vec());
+            let mut interests = Interests::default();
+            interests.set_ranges(all.to_vec());
             loop {
-                match translations.next().await {
+                match translations.next(&interests).await {
                     Told::Rules(rules) => {
                         let words = rules.iter().map(|rule| format!("{} {}", rule.prefix, rule.to));
                         return words.filter(|words| !words.starts_with("192.0.2.255")).collect();

@@ -1,6 +1,7 @@
 //! The part of the agent that has to do with packets: what is counted, what connections show, and what
 //! rules translate.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use detector_core::observation::{Sense, What};
@@ -47,19 +48,12 @@ impl Agent {
     /// Listens to connection tracking, and reads what it knows already.
     pub(super) fn begin_to_listen(&mut self, choice: RouteSource) {
         self.reopen = Instant::now() + REOPEN;
-        match Connections::open(choice != RouteSource::Netlink) {
+        match Connections::open(choice != RouteSource::Netlink, &self.interests) {
             Ok((connections, degraded)) => {
                 if let Some(why) = degraded {
                     warn!(why, "degraded: connections are not filtered in the kernel");
                 }
                 self.connections = Some(connections);
-                let (watched, ranges) = (self.watched.clone(), self.ranges.clone());
-                self.interests(|connections| {
-                    connections.ranges(&ranges);
-                    for address in watched {
-                        connections.watch(address);
-                    }
-                });
                 // What it sees is told when the table was read.
                 self.look_at_connections();
             }
@@ -80,24 +74,37 @@ impl Agent {
         }
     }
 
-    /// Changes which connections matter.
-    pub(super) fn interests(&mut self, change: impl FnOnce(&mut Connections)) {
-        if let Some(connections) = &mut self.connections {
-            change(connections);
+    /// An address matters wherever it is translated, from now on or no longer.
+    pub(super) fn watch_translations(&mut self, address: IpAddr, watch: bool) {
+        match (watch, &mut self.connections) {
+            (true, Some(connections)) => connections.watch(address),
+            (false, Some(connections)) => connections.unwatch(address),
+            (_, None) => {}
         }
-        self.tell_translations();
+        if watch {
+            self.interests.watch(address);
+        } else {
+            self.interests.unwatch(address);
+        }
+        self.translations.reconsider_address(address);
     }
 
-    /// Says which translations matter: those of pods' addresses, and of what may be taken.
-    pub(super) fn tell_translations(&mut self) {
-        let watched = self.watched.iter().copied().map(Prefix::host);
-        self.translations.matter(self.ranges.iter().copied().chain(watched).collect());
+    /// Addresses in these ranges matter.
+    pub(super) fn range_translations(&mut self, ranges: Vec<Prefix>) {
+        let before = self.interests.set_ranges(ranges);
+        if let Some(connections) = &mut self.connections {
+            connections.ranges(&before, self.interests.ranges());
+        }
+        self.translations.reconsider();
+        self.look_at_connections();
     }
 
     /// Reads the connections that are there already.
     pub(super) fn look_at_connections(&mut self) {
-        let Some(connections) = &self.connections else { return };
-        match connections::dump(connections.interests()) {
+        if self.connections.is_none() {
+            return;
+        }
+        match connections::dump(self.interests.clone()) {
             Ok(dumped) => self.dumped = Some(dumped),
             Err(error) => self.blind(Sense::Connections, &format!("no dump: {error}")),
         }
@@ -106,7 +113,7 @@ impl Agent {
     pub(super) fn hear_connections(&mut self) {
         let Some(connections) = &mut self.connections else { return };
         let mut heard = Vec::new();
-        connections.drain(BUDGET, &mut |translated| heard.push(translated));
+        connections.drain(BUDGET, &self.interests, &mut |translated| heard.push(translated));
         let loss = connections.take_loss();
         for translated in heard {
             self.observe(What::Translated(translated));

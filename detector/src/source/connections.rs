@@ -8,7 +8,6 @@ mod decode;
 mod dump;
 mod filter;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
@@ -22,6 +21,7 @@ use tokio::io::unix::AsyncFd;
 pub use self::decode::connection;
 pub use self::dump::{DumpedConnections, dump};
 use self::filter::Filter;
+use crate::source::interests::Interests;
 use crate::source::kernel::Message;
 use crate::source::kernel::socket::{self, Datagram};
 
@@ -70,26 +70,9 @@ pub struct Connections {
     socket: AsyncFd<Socket>,
     buffer: Box<[u8]>,
     filter: Option<Filter>,
-    interest: Interests,
     counters: ConnectionCounters,
     loss: Option<String>,
     drops: u32,
-}
-
-/// Which destinations matter.
-#[derive(Clone, Debug, Default)]
-pub struct Interests {
-    ranges: Vec<Prefix>,
-    watched: BTreeSet<IpAddr>,
-}
-
-impl Interests {
-    /// Whether a translated connection matters.
-    pub fn matters(&self, translated: &Translated) -> bool {
-        translated.address != translated.to
-            && (self.watched.contains(&translated.address)
-                || self.ranges.iter().any(|range| range.contains(translated.address)))
-    }
 }
 
 // === impl Connections ===
@@ -100,7 +83,10 @@ impl Connections {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O.
-    pub fn open(ebpf: bool) -> Result<(Self, Option<String>), ConnectionsError> {
+    pub fn open(
+        ebpf: bool,
+        interests: &Interests,
+    ) -> Result<(Self, Option<String>), ConnectionsError> {
         if std::fs::read_to_string(SWITCH).is_ok_and(|switch| switch.trim() == "0") {
             return Err(ConnectionsError::Off);
         }
@@ -121,15 +107,16 @@ impl Connections {
         // SAFETY: the socket owns its descriptor, and nothing below replaces or closes it.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }
             .map_err(|error| ConnectionsError::Socket(error.into()))?;
-        let connections = Self {
+        let mut connections = Self {
             socket,
             buffer: vec![0; BUFFER].into_boxed_slice(),
             filter,
-            interest: Interests::default(),
             counters: ConnectionCounters::default(),
             loss: None,
             drops: 0,
         };
+        connections.ranges(&[], interests.ranges());
+        interests.watched().for_each(|address| connections.watch(address));
         Ok((connections, degraded))
     }
 
@@ -138,11 +125,16 @@ impl Connections {
         self.socket.readable().await.map(drop)
     }
 
-    /// Reads at most `budget` connections, without waiting for more.
-    pub fn drain(&mut self, budget: usize, each: &mut dyn FnMut(Translated)) {
+    /// Reads at most `budget` connections, without waiting for more; gives those that matter.
+    pub fn drain(
+        &mut self,
+        budget: usize,
+        interests: &Interests,
+        each: &mut dyn FnMut(Translated),
+    ) {
         for _ in 0..budget {
             match socket::receive_ready(&self.socket, &mut self.buffer) {
-                Ok(Datagram { length, from_kernel: true }) => self.read(length, each),
+                Ok(Datagram { length, from_kernel: true }) => self.read(length, interests, each),
                 // Whoever may send here may forge; the kernel did not say it.
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -168,25 +160,17 @@ impl Connections {
 
     /// Tells of connections to an address that somebody may be taking, wherever it is.
     pub fn watch(&mut self, address: IpAddr) {
-        self.interest.watched.insert(address);
         self.filtered(|filter| filter.watch(address));
     }
 
     /// Tells of them no longer, unless they are in a range.
     pub fn unwatch(&mut self, address: IpAddr) {
-        self.interest.watched.remove(&address);
         self.filtered(|filter| filter.unwatch(address));
     }
 
-    /// Tells of connections to these prefixes.
-    pub fn ranges(&mut self, ranges: &[Prefix]) {
-        let old = std::mem::replace(&mut self.interest.ranges, ranges.to_vec());
-        self.filtered(|filter| filter.ranges(&old, ranges));
-    }
-
-    /// Which destinations matter now.
-    pub fn interests(&self) -> Interests {
-        self.interest.clone()
+    /// Tells of connections to these prefixes, and no longer to those before.
+    pub fn ranges(&mut self, before: &[Prefix], ranges: &[Prefix]) {
+        self.filtered(|filter| filter.ranges(before, ranges));
     }
 
     /// What became of what the kernel told.
@@ -204,7 +188,7 @@ impl Connections {
         }
     }
 
-    fn read(&mut self, length: usize, each: &mut dyn FnMut(Translated)) {
+    fn read(&mut self, length: usize, interests: &Interests, each: &mut dyn FnMut(Translated)) {
         let Some(bytes) = self.buffer.get(..length) else {
             self.counters.unparsed += 1;
             self.loss = Some("a connection longer than any".to_owned());
@@ -213,7 +197,7 @@ impl Connections {
         for message in Message::all(bytes) {
             self.counters.read += 1;
             match message.and_then(|message| connection(&message)) {
-                Ok(Some(translated)) if self.interest.matters(&translated) => {
+                Ok(Some(translated)) if matters(&translated, interests) => {
                     self.counters.told += 1;
                     each(translated);
                 }
@@ -225,4 +209,9 @@ impl Connections {
             }
         }
     }
+}
+
+/// Whether a connection is translated, and to whom matters.
+fn matters(connection: &Translated, interests: &Interests) -> bool {
+    connection.address != connection.to && interests.contain(connection.address)
 }

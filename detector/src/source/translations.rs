@@ -6,14 +6,15 @@
 //! address. Which of the pairs matter depends on who is watched, so all are kept.
 
 mod chains;
+mod kept;
 mod legacy;
 mod nft;
 
 use std::io;
+use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
-use detector_core::route::Prefix;
 use detector_core::traffic::TranslationRule;
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -22,6 +23,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
+use self::kept::Kept;
+use crate::source::interests::Interests;
 use crate::source::kernel::socket;
 
 /// `NFNLGRP_NFTABLES` of linux/netfilter/nfnetlink.h.
@@ -35,9 +38,6 @@ const PAUSE: u32 = 25;
 
 /// How often iptables is looked at, which tells of no change.
 const POLL: Duration = Duration::from_secs(5);
-
-/// Pairs that are kept: Services beyond those are not what is looked for.
-const MOST: usize = 131_072;
 
 /// What a reading comes to.
 #[derive(Debug, Default)]
@@ -66,11 +66,10 @@ pub struct Translations {
     /// Something has changed since the last reading began.
     dirty: bool,
     rested: Instant,
-    all: Vec<TranslationRule>,
+    kept: Kept,
     told: Vec<TranslationRule>,
     blind: Option<String>,
-    ranges: Vec<Prefix>,
-    /// Who is watched has changed.
+    /// Other destinations matter than did.
     asked: bool,
     first: bool,
 }
@@ -90,28 +89,29 @@ impl Translations {
             next: now,
             dirty: false,
             rested: now,
-            all: Vec::new(),
+            kept: Kept::default(),
             told: Vec::new(),
             blind: None,
-            ranges: Vec::new(),
             asked: false,
             first: true,
         }
     }
 
-    /// Says which destinations matter: those in these prefixes, and each single one that is watched.
-    pub fn matter(&mut self, ranges: Vec<Prefix>) {
-        if self.ranges != ranges {
-            self.ranges = ranges;
-            self.asked = true;
-        }
+    /// Other ranges matter from now on.
+    pub fn reconsider(&mut self) {
+        self.asked = true;
+    }
+
+    /// This address matters from now on, or no longer.
+    pub fn reconsider_address(&mut self, address: IpAddr) {
+        self.asked |= self.kept.concerns(address);
     }
 
     /// The next news. Safe to cancel.
-    pub async fn next(&mut self) -> Told {
+    pub async fn next(&mut self, interests: &Interests) -> Told {
         loop {
             if std::mem::take(&mut self.asked)
-                && let Some(told) = self.news()
+                && let Some(told) = self.news(interests)
             {
                 return told;
             }
@@ -129,19 +129,11 @@ impl Translations {
                     self.next = self.rested;
                 }
                 self.asked = true;
-                if reading.blind.is_some() {
-                    // What was there may well be there still.
-                    let old = std::mem::take(&mut self.all);
-                    self.all = old.into_iter().chain(reading.rules).collect();
-                    self.all.sort_unstable();
-                    self.all.dedup();
-                    self.all.truncate(MOST);
-                } else {
-                    self.all = reading.rules;
-                }
-                if reading.blind != self.blind {
-                    self.blind.clone_from(&reading.blind);
-                    return reading.blind.map_or(Told::Sees, Told::Blind);
+                let overflow = self.kept.take(reading.rules, reading.blind.is_some(), interests);
+                let blind = reading.blind.or(overflow);
+                if blind != self.blind {
+                    self.blind.clone_from(&blind);
+                    return blind.map_or(Told::Sees, Told::Blind);
                 }
                 if std::mem::take(&mut self.first) && self.blind.is_none() {
                     return Told::Sees;
@@ -161,10 +153,9 @@ impl Translations {
     fn begin(&mut self) {
         self.dirty = false;
         let (tell, told) = oneshot::channel();
-        let ranges = self.ranges.clone();
         let work = move || {
             let start = std::time::Instant::now();
-            let reading = read(&ranges);
+            let reading = read();
             // It fails where nobody wants to know any more.
             let _ = tell.send((reading, start.elapsed()));
         };
@@ -175,9 +166,8 @@ impl Translations {
     }
 
     /// What matters of all rules, if that is news.
-    fn news(&mut self) -> Option<Told> {
-        let of_it = self.all.iter().filter(|rule| touches(rule, &self.ranges));
-        let matters: Vec<TranslationRule> = of_it.cloned().collect();
+    fn news(&mut self, interests: &Interests) -> Option<Told> {
+        let matters = self.kept.that_matter(interests);
         if matters == self.told {
             return None;
         }
@@ -186,16 +176,11 @@ impl Translations {
     }
 }
 
-/// Whether a rule is about any address of these.
-fn touches(rule: &TranslationRule, ranges: &[Prefix]) -> bool {
-    ranges.iter().any(|range| range.covers(&rule.prefix) || rule.prefix.covers(range))
-}
-
 /// What reads the rules of one sort.
 type Reader = fn() -> io::Result<Vec<TranslationRule>>;
 
-/// Reads all rules. Where there are more than are kept, those that matter now are among them.
-fn read(ranges: &[Prefix]) -> Reading {
+/// Reads all rules.
+fn read() -> Reading {
     let mut reading = Reading::default();
     let sources: [(&str, Reader); 3] = [
         ("nftables", nft::read),
@@ -209,17 +194,6 @@ fn read(ranges: &[Prefix]) -> Reading {
                 reading.blind = Some(format!("the rules of {what} cannot be read: {error}"));
             }
         }
-    }
-    reading.rules.sort_unstable();
-    reading.rules.dedup();
-    if reading.rules.len() > MOST {
-        let (mut first, rest): (Vec<_>, Vec<_>) =
-            reading.rules.into_iter().partition(|rule| touches(rule, ranges));
-        first.extend(rest);
-        first.truncate(MOST);
-        first.sort_unstable();
-        reading.rules = first;
-        reading.blind = Some(format!("more than {MOST} translations"));
     }
     reading
 }

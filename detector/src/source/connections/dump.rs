@@ -7,8 +7,9 @@ use std::thread;
 use detector_core::traffic::Translated;
 use tokio::sync::oneshot;
 
-use super::Interests;
 use super::decode::{SUBSYSTEM, connection};
+use super::matters;
+use crate::source::interests::Interests;
 use crate::source::kernel::wire::{AF_INET, AF_INET6};
 use crate::source::netfilter::Questions;
 
@@ -40,7 +41,7 @@ fn read(mut questions: Questions, interests: &Interests) -> DumpedConnections {
         questions.dump((SUBSYSTEM << 8) | GET, family, &[], &mut |message| {
             // One that cannot be read is one that cannot be told; the next may be.
             if let Ok(Some(translated)) = connection(message)
-                && interests.matters(&translated)
+                && matters(&translated, interests)
                 && all.len() < MOST
             {
                 all.insert(translated);
