@@ -11,11 +11,11 @@ mod programs {
     use aya_ebpf::macros::{classifier, map};
     use aya_ebpf::maps::HashMap;
     use aya_ebpf::programs::TcContext;
-    use detector_ebpf::traffic::{Address, mapped};
+    use detector_ebpf::traffic::{Words, mapped_words};
 
     /// Stands for the watched addresses.
     #[map]
-    static FLOOR: HashMap<Address, u32> = HashMap::with_max_entries(4_096, 0);
+    static FLOOR: HashMap<Words, u32> = HashMap::with_max_entries(4_096, 0);
 
     /// Nothing at all.
     #[classifier]
@@ -48,7 +48,7 @@ mod programs {
     /// The same, and one look into a hash map.
     #[classifier]
     pub(crate) fn parse_and_look(context: TcContext) -> i32 {
-        let key = mapped(destination(&context).to_ne_bytes());
+        let key = mapped_words(destination(&context));
         // SAFETY: only presence counts.
         if unsafe { FLOOR.get(key) }.is_some() { 0 } else { TC_ACT_UNSPEC }
     }

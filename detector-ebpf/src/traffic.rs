@@ -1,7 +1,7 @@
 //! What the packet programs and the agent share: keys and values of maps, byte by byte.
 //!
 //! All numbers are in the machine's byte order, ports included. Addresses are of 16 bytes as on the
-//! wire; an IPv4 address is mapped into IPv6 (`::ffff:a.b.c.d`).
+//! wire, whether as bytes or as words; an IPv4 address is mapped into IPv6 (`::ffff:a.b.c.d`).
 
 use core::mem::offset_of;
 
@@ -14,14 +14,37 @@ pub const fn mapped(address: [u8; 4]) -> Address {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
+/// The same 16 bytes as the programs have them: four words, which are compared and hashed at once.
+pub type Words = [u32; 4];
+
+/// The IPv4 address, as it lies on the wire, as words of an address.
+#[inline]
+pub const fn mapped_words(address: u32) -> Words {
+    [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), address]
+}
+
+/// The address in words.
+pub fn words(address: Address) -> Words {
+    core::array::from_fn(|at| u32::from_ne_bytes(part(&address, at * 4)))
+}
+
+/// The address in bytes.
+pub fn octets(words: Words) -> Address {
+    let mut bytes = [0; 16];
+    for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
+        to.copy_from_slice(&word.to_ne_bytes());
+    }
+    bytes
+}
+
 /// Whose packets are counted apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct FlowKey {
     /// The watched address, which is the packets' destination.
-    pub address: Address,
+    pub address: Words,
     /// Their source.
-    pub client: Address,
+    pub client: Words,
     /// The interface that hands them out; 0 where they came in.
     pub interface: u32,
     /// The destination port, where `flags` says that there is one.
@@ -40,7 +63,7 @@ pub const HAS_PORT: u8 = 1;
 #[repr(C)]
 pub struct SideKey {
     /// The watched address.
-    pub address: Address,
+    pub address: Words,
     /// As [`FlowKey::interface`].
     pub interface: u32,
     /// Nothing.
@@ -57,8 +80,11 @@ pub struct Counted {
     pub bytes: u64,
     /// When the first came: nanoseconds of `CLOCK_BOOTTIME`.
     pub first: u64,
-    /// When the last came.
+    /// When the last came, or an earlier one of the same tick of the kernel's clock (1 to 10 ms): most
+    /// packets need not ask for the time.
     pub last: u64,
+    /// The tick of that, in jiffies.
+    pub tick: u64,
 }
 
 /// Who pretends to have which address, and how.
@@ -66,7 +92,7 @@ pub struct Counted {
 #[repr(C)]
 pub struct PretenceKey {
     /// The address.
-    pub address: Address,
+    pub address: Words,
     /// The interface that the packets come out of.
     pub interface: u32,
     /// One of `SOURCE`, `ARP`, `NEIGHBOUR`, `ROUTER`.
@@ -87,7 +113,7 @@ pub const ROUTER: u32 = 3;
 #[repr(C)]
 pub struct Pretended {
     /// Where the first packet went to.
-    pub destination: Address,
+    pub destination: Words,
     /// How many.
     pub counted: Counted,
 }
@@ -101,7 +127,7 @@ pub struct Slot {
     /// An IPv4 address in the wire's byte order, 0 where there is none.
     pub ipv4: u32,
     /// An IPv6 address, zeros where there is none.
-    pub ipv6: [u64; 2],
+    pub ipv6: Words,
 }
 
 /// Slots, by the interface's index modulo this.
@@ -115,7 +141,7 @@ pub struct SourceKey {
     /// The interface.
     pub interface: u32,
     /// The prefix, without host bits.
-    pub address: Address,
+    pub address: Words,
 }
 
 /// Bits of [`SourceKey`] before the address.
@@ -127,14 +153,12 @@ pub const SIEVE: u32 = 1_024;
 
 /// The word of the sieve, and the bit in it, that an address has. One that is watched has its bit set.
 #[inline]
-pub fn sieve(address: &Address) -> (u32, u64) {
-    let part = |at: usize| {
-        u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]])
-    };
+pub fn sieve(address: &Words) -> (u32, u64) {
+    let [first, second, third, fourth] = address;
     // What tells the addresses of one cluster apart is in the last bytes of either family; the
     // multiplication (by 2^32 divided by the golden ratio, after Knuth) spreads it.
-    let mixed = (part(12) ^ part(8).rotate_left(7) ^ part(4).rotate_left(13) ^ part(0))
-        .wrapping_mul(0x9e37_79b1);
+    let mixed =
+        (fourth ^ third.rotate_left(7) ^ second.rotate_left(13) ^ first).wrapping_mul(0x9e37_79b1);
     let mixed = mixed ^ (mixed >> 15);
     ((mixed >> 6) % SIEVE, 1 << (mixed % 64))
 }
@@ -163,7 +187,7 @@ const _: () = {
     assert!(offset_of!(FlowKey, port) == 36 && offset_of!(FlowKey, protocol) == 38);
     assert!(offset_of!(FlowKey, flags) == 39);
     assert!(size_of::<SideKey>() == SideKey::SIZE && offset_of!(SideKey, interface) == 16);
-    assert!(size_of::<Counted>() == Counted::SIZE && offset_of!(Counted, last) == 24);
+    assert!(size_of::<Counted>() == Counted::SIZE && offset_of!(Counted, tick) == 32);
     assert!(size_of::<PretenceKey>() == PretenceKey::SIZE);
     assert!(offset_of!(PretenceKey, interface) == 16 && offset_of!(PretenceKey, pretence) == 20);
     assert!(size_of::<Pretended>() == Pretended::SIZE && offset_of!(Pretended, counted) == 16);
@@ -186,8 +210,8 @@ impl FlowKey {
     /// Reads a key.
     pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
         Self {
-            address: part(bytes, 0),
-            client: part(bytes, 16),
+            address: words(part(bytes, 0)),
+            client: words(part(bytes, 16)),
             interface: u32::from_ne_bytes(part(bytes, 32)),
             port: u16::from_ne_bytes(part(bytes, 36)),
             protocol: bytes[38],
@@ -203,18 +227,24 @@ impl SideKey {
     /// Reads a key.
     pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
         let interface = u32::from_ne_bytes(part(bytes, 16));
-        Self { address: part(bytes, 0), interface, reserved: 0 }
+        Self { address: words(part(bytes, 0)), interface, reserved: 0 }
     }
 }
 
 impl Counted {
     /// Bytes of a value.
-    pub const SIZE: usize = 32;
+    pub const SIZE: usize = 40;
 
     /// Reads a value.
     pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
         let number = |at| u64::from_ne_bytes(part(bytes, at));
-        Self { packets: number(0), bytes: number(8), first: number(16), last: number(24) }
+        Self {
+            packets: number(0),
+            bytes: number(8),
+            first: number(16),
+            last: number(24),
+            tick: number(32),
+        }
     }
 }
 
@@ -225,17 +255,17 @@ impl PretenceKey {
     /// Reads a key.
     pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
         let number = |at| u32::from_ne_bytes(part(bytes, at));
-        Self { address: part(bytes, 0), interface: number(16), pretence: number(20) }
+        Self { address: words(part(bytes, 0)), interface: number(16), pretence: number(20) }
     }
 }
 
 impl Pretended {
     /// Bytes of a value.
-    pub const SIZE: usize = 48;
+    pub const SIZE: usize = 56;
 
     /// Reads a value.
     pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
-        Self { destination: part(bytes, 0), counted: Counted::from_bytes(&part(bytes, 16)) }
+        Self { destination: words(part(bytes, 0)), counted: Counted::from_bytes(&part(bytes, 16)) }
     }
 }
 
@@ -248,8 +278,7 @@ impl Slot {
         let mut bytes = [0; Self::SIZE];
         bytes[..4].copy_from_slice(&self.interface.to_ne_bytes());
         bytes[4..8].copy_from_slice(&self.ipv4.to_ne_bytes());
-        bytes[8..16].copy_from_slice(&self.ipv6[0].to_ne_bytes());
-        bytes[16..].copy_from_slice(&self.ipv6[1].to_ne_bytes());
+        bytes[8..].copy_from_slice(&octets(self.ipv6));
         bytes
     }
 }
@@ -262,7 +291,7 @@ impl SourceKey {
     pub fn to_bytes(&self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         bytes[..4].copy_from_slice(&self.interface.to_ne_bytes());
-        bytes[4..].copy_from_slice(&self.address);
+        bytes[4..].copy_from_slice(&octets(self.address));
         bytes
     }
 }
@@ -272,16 +301,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn words_are_the_same_bytes() {
+        let address = [10, 244, 1, 5];
+        assert_eq!(words(mapped(address)), mapped_words(u32::from_ne_bytes(address)));
+        assert_eq!(octets(words(mapped(address))), mapped(address));
+    }
+
+    #[test]
     fn the_sieve_lets_few_neighbours_through() {
-        let mut words = [0u64; SIEVE as usize];
-        let address = |n: u32| mapped((0x0af4_0000 + n).to_be_bytes());
+        let mut bits = [0u64; SIEVE as usize];
+        let address = |n: u32| words(mapped((0x0af4_0000 + n).to_be_bytes()));
         for n in 0..1_000 {
             let (word, bit) = sieve(&address(n));
-            words[word as usize] |= bit;
+            bits[word as usize] |= bit;
         }
         let passes = |n: u32| {
             let (word, bit) = sieve(&address(n));
-            words[word as usize] & bit != 0
+            bits[word as usize] & bit != 0
         };
         assert!((0..1_000).all(passes));
         let others = (1_000..65_000).filter(|n| passes(*n)).count();

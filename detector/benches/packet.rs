@@ -6,12 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot be made ends here")]
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aya::maps::{Array, HashMap};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, include_bytes_aligned};
-use detector_ebpf::traffic::{Address, Slot, mapped, sieve};
+use detector_ebpf::traffic::{Address, Slot, mapped, sieve, words};
 
 static PROGRAMS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-packets"));
 static FLOORS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-floors"));
@@ -26,8 +26,23 @@ const LOOPBACK: u32 = 1;
 const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 20);
 const DESTINATION: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
 
+const SOURCE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0x20);
+const DESTINATION6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 5);
+
 /// A UDP datagram of 64 bytes in an Ethernet frame.
-fn packet() -> Vec<u8> {
+fn inet6() -> Vec<u8> {
+    let mut packet = vec![0xee; 12];
+    packet.extend([0x86, 0xdd]);
+    packet.extend([0x60, 0, 0, 0, 0, 72, 17, 64]);
+    packet.extend(SOURCE6.octets());
+    packet.extend(DESTINATION6.octets());
+    packet.extend([0x9c, 0x40, 0x14, 0xb4, 0, 72, 0, 0]);
+    packet.resize(14 + 112, 0);
+    packet
+}
+
+/// The same in IPv4.
+fn inet4() -> Vec<u8> {
     let mut packet = vec![0xee; 12];
     packet.extend([0x08, 0x00]);
     packet.extend([0x45, 0, 0, 92, 0, 0, 0x40, 0, 64, 17, 0, 0]);
@@ -53,13 +68,13 @@ impl Bench {
     }
 
     /// Nanoseconds a packet for each program.
-    fn run(&mut self) -> Vec<(&'static str, f64)> {
+    fn run(&mut self, packet: &[u8]) -> Vec<(&'static str, f64)> {
         let names = self.names.clone();
         let mut least = vec![f64::MAX; names.len()];
         // Round by round, so that what disturbs for a while disturbs all alike.
         for _ in 0..ROUNDS {
             for (name, least) in names.iter().zip(&mut least) {
-                *least = least.min(cost(program(&mut self.ebpf, name)));
+                *least = least.min(cost(program(&mut self.ebpf, name), packet));
             }
         }
         names.into_iter().zip(least).collect()
@@ -70,10 +85,9 @@ fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> &'e mut SchedClassifier {
     ebpf.program_mut(name).unwrap().try_into().unwrap()
 }
 
-fn cost(program: &SchedClassifier) -> f64 {
-    let packet = packet();
+fn cost(program: &SchedClassifier, packet: &[u8]) -> f64 {
     let mut options = TestRunOptions::new();
-    options.data_in = Some(&packet);
+    options.data_in = Some(packet);
     options.repeat = REPEAT;
     let result = program.test_run(options).expect("the kernel runs the program");
     assert_eq!(result.return_value, u32::MAX, "the packet goes on");
@@ -83,20 +97,27 @@ fn cost(program: &SchedClassifier) -> f64 {
     nanos
 }
 
-fn watch(bench: &mut Bench, addresses: impl Iterator<Item = Ipv4Addr>) {
-    let all: Vec<Ipv4Addr> = addresses.collect();
+fn address(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(address) => mapped(address.octets()),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+fn watch(bench: &mut Bench, addresses: impl Iterator<Item = IpAddr>) {
+    let all: Vec<Address> = addresses.map(address).collect();
     let map = bench.ebpf.map_mut("WATCHED").unwrap();
     let mut watched: HashMap<_, Address, u32> = map.try_into().unwrap();
     for address in &all {
-        watched.insert(mapped(address.octets()), 1, 0).unwrap();
+        watched.insert(address, 1, 0).unwrap();
     }
-    let mut words: BTreeMap<u32, u64> = BTreeMap::new();
-    for (word, bit) in all.iter().map(|address| sieve(&mapped(address.octets()))) {
-        *words.entry(word).or_default() |= bit;
+    let mut sifted: BTreeMap<u32, u64> = BTreeMap::new();
+    for (word, bit) in all.iter().map(|address| sieve(&words(*address))) {
+        *sifted.entry(word).or_default() |= bit;
     }
     let map = bench.ebpf.map_mut("SIEVE_BITS").unwrap();
     let mut bits: Array<_, u64> = map.try_into().unwrap();
-    for (word, all) in words {
+    for (word, all) in sifted {
         bits.set(word, all, 0).unwrap();
     }
     let mut watching: Array<_, u32> = bench.ebpf.map_mut("WATCHING").unwrap().try_into().unwrap();
@@ -108,45 +129,50 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
+    println!("ns a packet, by BPF_PROG_TEST_RUN; the least of {ROUNDS} means of {REPEAT} runs");
+    family("IPv4", &inet4(), DESTINATION.into(), |n| Ipv4Addr::from(0xc612_0000 + n).into());
+    let other = |n: u32| Ipv6Addr::from((0x2001_0db8 << 96) + u128::from(n)).into();
+    family("IPv6", &inet6(), DESTINATION6.into(), other);
+}
+
+/// Measures packets of one family.
+fn family(family: &str, packet: &[u8], destination: IpAddr, other: impl Fn(u32) -> IpAddr) {
     let mut floors = Bench::load(FLOORS, &["empty", "parse", "parse_and_look"]);
     let names = ["from_pod", "from_uplink", "outward"];
-    let mut quiet = Bench::load(PROGRAMS, &names);
-    let own = Slot { interface: LOOPBACK, ipv4: u32::from_ne_bytes(SOURCE.octets()), ipv6: [0; 2] };
-    let set_slot = |bench: &mut Bench| {
+    let own = Slot {
+        interface: LOOPBACK,
+        ipv4: u32::from_ne_bytes(SOURCE.octets()),
+        ipv6: words(SOURCE6.octets()),
+    };
+    let loaded = |watched: Vec<IpAddr>| {
+        let mut bench = Bench::load(PROGRAMS, &names);
         let map = bench.ebpf.map_mut("SLOT").unwrap();
         let mut slots: Array<_, [u8; Slot::SIZE]> = map.try_into().unwrap();
         slots.set(LOOPBACK, own.to_bytes(), 0).unwrap();
-    };
-    set_slot(&mut quiet);
-    let others = |count: u32| (0..count).map(|n| Ipv4Addr::from(0xc612_0000 + n));
-    let loaded = |watched: &mut dyn Iterator<Item = Ipv4Addr>| {
-        let mut bench = Bench::load(PROGRAMS, &names);
-        set_slot(&mut bench);
-        watch(&mut bench, watched);
+        if !watched.is_empty() {
+            watch(&mut bench, watched.into_iter());
+        }
         bench
     };
-    let mut one_miss = loaded(&mut others(1));
-    let mut many_miss = loaded(&mut others(1_000));
-    let mut one_hit = loaded(&mut std::iter::once(DESTINATION));
-    let mut many_hit = loaded(&mut others(999).chain([DESTINATION]));
+    let others = |count: u32| (0..count).map(&other);
+    let cases = [
+        ("nothing watched", vec![]),
+        ("1 address watched, another's packet", others(1).collect()),
+        ("1,000 addresses watched, another's packet", others(1_000).collect()),
+        ("1 address watched, its packet", vec![destination]),
+        ("1,000 addresses watched, one's packet", others(999).chain([destination]).collect()),
+    ];
 
-    let floor = floors.run();
+    let floor = floors.run(packet);
     let empty = floor[0].1;
-    println!("ns a packet, by BPF_PROG_TEST_RUN; the least of {ROUNDS} means of {REPEAT} runs");
-    println!("{:<44} {:>8} {:>12}", "", "whole", "over empty");
+    println!("\n{family:<44} {:>8} {:>12}", "whole", "over empty");
     let line = |what: &str, cost: f64| println!("{what:<44} {cost:>8.0} {:>12.0}", cost - empty);
     for (name, cost) in floor {
         line(&format!("floor: {name}"), cost);
     }
-    for (what, bench) in [
-        ("nothing watched", &mut quiet),
-        ("1 address watched, another's packet", &mut one_miss),
-        ("1,000 addresses watched, another's packet", &mut many_miss),
-        ("1 address watched, its packet", &mut one_hit),
-        ("1,000 addresses watched, one's packet", &mut many_hit),
-    ] {
+    for (what, watched) in cases {
         println!("{what}:");
-        for (name, cost) in bench.run() {
+        for (name, cost) in loaded(watched).run(packet) {
             line(&format!("  {name}"), cost);
         }
     }

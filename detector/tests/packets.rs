@@ -6,12 +6,12 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap};
+use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, include_bytes_aligned};
 use detector_ebpf::traffic::{
-    ARP, Address, Counted, FlowKey, HAS_PORT, INTERFACE_BITS, NEIGHBOUR, PretenceKey, Pretended,
-    ROUTER, SOURCE, Slot, SourceKey, mapped, sieve,
+    ARP, Address, Counted, FlowKey, HAS_PORT, INTERFACE_BITS, NEIGHBOUR, Oddity, PretenceKey,
+    Pretended, ROUTER, SOURCE, Slot, SourceKey, mapped, sieve, words,
 };
 
 static PROGRAMS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-packets"));
@@ -84,7 +84,7 @@ impl Kernel {
             let map = kernel.0.map_mut("WATCHED").unwrap();
             let mut watched: HashMap<_, Address, u32> = map.try_into().unwrap();
             watched.insert(address, 1, 0).unwrap();
-            let (word, bit) = sieve(&address);
+            let (word, bit) = sieve(&words(address));
             let map = kernel.0.map_mut("SIEVE_BITS").unwrap();
             let mut bits: Array<_, u64> = map.try_into().unwrap();
             let others = bits.get(&word, 0).unwrap();
@@ -97,10 +97,8 @@ impl Kernel {
 
     /// Tells the programs which sources the interface's packets may have.
     fn with_sources(mut self) -> Self {
-        let [front, back] =
-            [0, 8].map(|at| u64::from_ne_bytes(POD6.octets()[at..at + 8].try_into().unwrap()));
         let ipv4 = u32::from_ne_bytes(POD.octets());
-        let slot = Slot { interface: LOOPBACK, ipv4, ipv6: [front, back] };
+        let slot = Slot { interface: LOOPBACK, ipv4, ipv6: words(POD6.octets()) };
         let map = self.0.map_mut("SLOT").unwrap();
         let mut slots: Array<_, [u8; Slot::SIZE]> = map.try_into().unwrap();
         slots.set(LOOPBACK, slot.to_bytes(), 0).unwrap();
@@ -109,7 +107,7 @@ impl Kernel {
         let range = mapped([198, 51, 100, 0]);
         for (address, bits) in [(mapped(POD.octets()), 128), (POD6.octets(), 128), (range, 96 + 24)]
         {
-            let key = SourceKey { interface: LOOPBACK, address };
+            let key = SourceKey { interface: LOOPBACK, address: words(address) };
             trie.insert(&Key::new(INTERFACE_BITS + bits, key.to_bytes()), 1, 0).unwrap();
         }
         self
@@ -121,8 +119,18 @@ impl Kernel {
 
     /// Runs a program on a packet; it goes on whatever it is.
     fn run(&mut self, name: &str, frame: &Frame) {
+        self.run_whole(name, frame, 0, 0);
+    }
+
+    /// The same for one that is many: it will be cut into so many segments of this size.
+    fn run_whole(&mut self, name: &str, frame: &Frame, segments: u32, size: u32) {
+        // `struct __sk_buff` of linux/bpf.h, of which the kernel takes these two.
+        let mut context = [0; 192];
+        context[164..168].copy_from_slice(&segments.to_ne_bytes());
+        context[176..180].copy_from_slice(&size.to_ne_bytes());
         let mut out = vec![0; frame.0.len() + 64];
         let mut options = TestRunOptions::new();
+        options.ctx_in = Some(&context);
         options.data_in = Some(&frame.0);
         options.data_out = Some(&mut out);
         let result = self.program(name).test_run(options).unwrap();
@@ -135,6 +143,11 @@ impl Kernel {
         let flows: HashMap<_, [u8; FlowKey::SIZE], [u8; Counted::SIZE]> = map.try_into().unwrap();
         let read = flows.iter().map(Result::unwrap);
         read.map(|(key, value)| (FlowKey::from_bytes(&key), Counted::from_bytes(&value))).collect()
+    }
+
+    fn odd(&self, oddity: Oddity) -> u64 {
+        let odd: PerCpuArray<_, u64> = self.0.map("ODD").unwrap().try_into().unwrap();
+        odd.get(&(oddity as u32), 0).unwrap().iter().sum()
     }
 
     fn pretended(&mut self) -> Vec<(PretenceKey, Pretended)> {
@@ -285,7 +298,7 @@ fn what_a_pod_may_not_send_is_told() {
     let all = kernel.pretended();
     assert_eq!(all.len(), told.len(), "{all:?}");
     for (_, pretence, address) in told {
-        let key = PretenceKey { address, interface: LOOPBACK, pretence };
+        let key = PretenceKey { address: words(address), interface: LOOPBACK, pretence };
         let (_, pretended) = all.iter().find(|(is, _)| *is == key).unwrap();
         assert_eq!(pretended.counted.packets, 2, "{key:?}");
     }
@@ -295,6 +308,67 @@ fn what_a_pod_may_not_send_is_told() {
     kernel.run("from_uplink", &ipv4(VICTIM));
     kernel.run("outward", &ipv4(VICTIM));
     assert_eq!(kernel.pretended(), []);
+}
+
+#[test]
+fn what_is_cut_later_counts_as_what_it_will_be() {
+    if Kernel::new().is_none() {
+        return;
+    }
+    // A header of TCP with 12 bytes of options, and 3,000 bytes of payload that become 3 segments.
+    let tcp = |frame: Frame| {
+        let header = [&[0x9c, 0x40, 0x1f, 0x90][..], &[0; 8], &[0x80, 0x10], &[0; 18]].concat();
+        frame.with(&header).with(&[7; 3_000])
+    };
+    let ipv4 = Frame::new(IPV4).ipv4(POD, VICTIM, TCP, 0, 0);
+    let ipv6 = Frame::new(IPV6).ipv6(POD6, VICTIM6, TCP);
+    let behind = [TCP, 0, 0, 0, 0, 0, 0, 0];
+    let cases = [
+        ("IPv4", tcp(ipv4), 3 * (20 + 32) + 3_000),
+        (
+            "a tag",
+            tcp(Frame::new(0x8100).tag(7, IPV4).ipv4(POD, VICTIM, TCP, 0, 0)),
+            3 * 52 + 3_000,
+        ),
+        ("IPv6", tcp(ipv6), 3 * (40 + 32) + 3_000),
+        (
+            "an extension header",
+            tcp(Frame::new(IPV6).ipv6(POD6, VICTIM6, 0).with(&behind)),
+            3 * (40 + 8 + 32) + 3_000,
+        ),
+    ];
+    for (what, frame, bytes) in cases {
+        for name in ["from_pod", "from_uplink", "outward"] {
+            let Some(mut kernel) = Kernel::new() else { return };
+            kernel.run_whole(name, &frame, 3, 1_000);
+            let flows = kernel.flows();
+            let [(key, counted)] = &flows[..] else { panic!("{what}: {flows:?}") };
+            assert_eq!((key.protocol, key.port), (TCP, 8_080), "{what}, {name}");
+            assert_eq!((counted.packets, counted.bytes), (3, bytes), "{what}, {name}");
+        }
+    }
+}
+
+#[test]
+fn no_header_before_an_advertisement_hides_it() {
+    let Some(kernel) = Kernel::new() else { return };
+    let mut kernel = kernel.with_sources();
+    let advertisement = [&[136, 0, 0, 0, 0x20, 0, 0, 0][..], &VICTIM6.octets()].concat();
+    // To somebody who is not watched, by a packet whose source is the pod's own.
+    let plain = |next| Frame::new(IPV6).ipv6(POD6, POD6, next);
+    let hop = |next: u8| [next, 0, 0, 0, 0, 0, 0, 0];
+    let frame = plain(0).with(&hop(60)).with(&hop(ICMPV6)).with(&advertisement);
+    kernel.run("from_pod", &frame);
+    let told = kernel.pretended();
+    let [(key, _)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((key.pretence, key.address), (NEIGHBOUR, words(VICTIM6.octets())));
+    // Behind more than are passed over it is not found, which is counted.
+    let mut frame = plain(60);
+    for _ in 0..9 {
+        frame = frame.with(&hop(60));
+    }
+    kernel.run("from_pod", &frame.with(&hop(ICMPV6)).with(&advertisement));
+    assert_eq!(kernel.odd(Oddity::Unread), 1);
 }
 
 #[test]

@@ -9,8 +9,7 @@ use crate::command::{is_root, run, run_loud};
 
 /// Shows the product at work.
 pub(crate) fn demo(json: bool) -> Result<()> {
-    cargo(&["build", "--quiet", "--package", "detector", "--bin", "detector"])?;
-    cargo(&["build", "--quiet", "--package", "detector-tests", "--bin", "demo"])?;
+    programs(&["detector", "demo"], &[])?;
     let mut demo = program("demo", "debug")?;
     if json {
         demo.arg("--json");
@@ -39,23 +38,19 @@ pub(crate) fn test() -> Result<()> {
 
 /// Runs scenarios at all rungs.
 pub(crate) fn scenario(files: &[PathBuf]) -> Result<()> {
-    cargo(&["build", "--quiet", "--package", "detector", "--bin", "detector"])?;
-    cargo(&["build", "--quiet", "--package", "detector-tests", "--bin", "scenario"])?;
+    programs(&["detector", "scenario"], &[])?;
     run_loud(program("scenario", "debug")?.args(files))
 }
 
 /// Tells random stories in the engine alone.
 pub(crate) fn simulate(options: &[String]) -> Result<()> {
-    let bin = ["--package", "detector-tests", "--bin", "simulate"];
-    cargo(&[&["build", "--quiet", "--release"][..], &bin].concat())?;
+    programs(&["simulate"], &["--release"])?;
     run_loud(program("simulate", "release")?.args(options))
 }
 
 /// Runs one of the benchmarks that need the agent.
 pub(crate) fn bench(name: &str) -> Result<()> {
-    let quiet = ["build", "--quiet", "--release", "--package"];
-    cargo(&[&quiet[..], &["detector", "--bin", "detector"]].concat())?;
-    cargo(&[&quiet[..], &["detector-tests", "--bin", "bench"]].concat())?;
+    programs(&["detector", "bench"], &["--release"])?;
     run_loud(program("bench", "release")?.arg(name))
 }
 
@@ -76,9 +71,7 @@ pub(crate) fn endure(rounds: u32, seed: Option<u64>) -> Result<()> {
 
 /// The program that needs the agent and a real API server.
 fn cluster() -> Result<Command> {
-    let quiet = ["build", "--quiet", "--release", "--package"];
-    cargo(&[&quiet[..], &["detector", "--bin", "detector"]].concat())?;
-    cargo(&[&quiet[..], &["detector-tests", "--bin", "cluster"]].concat())?;
+    programs(&["detector", "cluster"], &["--release"])?;
     program("cluster", "release")
 }
 
@@ -90,6 +83,17 @@ pub(crate) fn bench_packet() -> Result<()> {
 /// Runs the engine's benchmark.
 pub(crate) fn bench_engine() -> Result<()> {
     cargo_loud(&["bench", "--quiet", "--package", "detector-core", "--bench", "engine"])
+}
+
+/// Builds programs of the workspace, all in one call for the whole workspace: for a part of it cargo
+/// would choose other features of what all depend on, and build that anew.
+fn programs(names: &[&str], options: &[&str]) -> Result<()> {
+    let mut build = Command::new("cargo");
+    build.args(["build", "--quiet", "--workspace"]).args(options);
+    for name in names {
+        build.args(["--bin", name]);
+    }
+    run(&mut build)
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {

@@ -4,12 +4,13 @@ use core::arch::asm;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use detector_ebpf::traffic::{
-    Address, Counted, FlowKey, INTERFACE_BITS, ODDITIES, Oddity, PretenceKey, Pretended, SIEVE,
-    SLOTS, SideKey, Slot, SourceKey, sieve,
+    Counted, FlowKey, INTERFACE_BITS, ODDITIES, Oddity, PretenceKey, Pretended, SIEVE, SLOTS,
+    SideKey, Slot, SourceKey, Words, sieve,
 };
 
 /// How many addresses are watched: while there is none, no packet costs more than this look.
@@ -22,7 +23,7 @@ static SIEVE_BITS: Array<u64> = Array::with_max_entries(SIEVE, 0);
 
 /// The watched addresses.
 #[map]
-static WATCHED: HashMap<Address, u32> = HashMap::with_max_entries(4_096, 0);
+static WATCHED: HashMap<Words, u32> = HashMap::with_max_entries(4_096, 0);
 
 /// Packets for watched addresses, flow by flow.
 #[map]
@@ -79,14 +80,14 @@ pub(crate) fn is_watching() -> bool {
 
 /// Whether the address may be watched: of one that is not, the answer is mostly no.
 #[inline(always)]
-pub(crate) fn may_be_watched(address: &Address) -> bool {
+pub(crate) fn may_be_watched(address: &Words) -> bool {
     let (word, bit) = sieve(address);
     SIEVE_BITS.get(word).is_some_and(|bits| bits & bit != 0)
 }
 
 /// Whether the address is watched.
 #[inline(always)]
-fn is_watched(address: &Address) -> bool {
+fn is_watched(address: &Words) -> bool {
     // SAFETY: only presence counts.
     unsafe { WATCHED.get(address) }.is_some()
 }
@@ -107,7 +108,7 @@ pub(crate) fn slot(interface: u32) -> Option<&'static Slot> {
 
 /// Whether the address is one of the interface's sources; `None` where they are not known.
 #[inline(always)]
-pub(crate) fn is_source(interface: u32, address: &Address) -> bool {
+pub(crate) fn is_source(interface: u32, address: &Words) -> bool {
     let key = SourceKey { interface, address: *address };
     SOURCES.get(Key::new(INTERFACE_BITS + 128, key)).is_some()
 }
@@ -116,31 +117,30 @@ pub(crate) fn is_source(interface: u32, address: &Address) -> bool {
 /// watched address.
 #[inline(always)]
 pub(crate) fn flow(key: &FlowKey, weight: Weight) {
-    let now = now();
     if let Some(counted) = FLOWS.get_ptr_mut(key) {
-        add(counted, weight, now);
+        add(counted, weight);
         return;
     }
     if !is_watched(&key.address) {
         return;
     }
-    let first = Counted { packets: weight.packets, bytes: weight.bytes, first: now, last: now };
+    let first = first(weight);
     if FLOWS.insert(key, &first, BPF_NOEXIST.into()).is_ok() {
-        ring(now);
+        ring(first.first);
         return;
     }
     // Another CPU may have been first, or there is no room.
     if let Some(counted) = FLOWS.get_ptr_mut(key) {
-        add(counted, weight, now);
+        add(counted, weight);
         return;
     }
     odd(Oddity::NotApart);
     let side = SideKey { address: key.address, interface: key.interface, reserved: 0 };
     if let Some(counted) = REST.get_ptr_mut(&side) {
-        add(counted, weight, now);
+        add(counted, weight);
     } else if REST.insert(&side, &first, BPF_NOEXIST.into()).is_err() {
         match REST.get_ptr_mut(&side) {
-            Some(counted) => add(counted, weight, now),
+            Some(counted) => add(counted, weight),
             None => odd(Oddity::Uncounted),
         }
     }
@@ -148,19 +148,18 @@ pub(crate) fn flow(key: &FlowKey, weight: Weight) {
 
 /// Counts a packet that pretends.
 #[inline(always)]
-pub(crate) fn pretence(key: &PretenceKey, destination: &Address, weight: Weight) {
-    let now = now();
+pub(crate) fn pretence(key: &PretenceKey, destination: &Words, weight: Weight) {
     if let Some(pretended) = PRETENDED.get_ptr_mut(key) {
         // SAFETY: the pointer is to a value of the map, which is there as long as the program runs.
-        add(unsafe { &raw mut (*pretended).counted }, weight, now);
+        add(unsafe { &raw mut (*pretended).counted }, weight);
         return;
     }
-    let counted = Counted { packets: weight.packets, bytes: weight.bytes, first: now, last: now };
-    let first = Pretended { destination: *destination, counted };
-    if PRETENDED.insert(key, &first, BPF_ANY.into()).is_err() {
+    let counted = first(weight);
+    let pretended = Pretended { destination: *destination, counted };
+    if PRETENDED.insert(key, &pretended, BPF_ANY.into()).is_err() {
         odd(Oddity::PretenceLost);
     }
-    ring(now);
+    ring(counted.first);
 }
 
 /// Counts what went another way than it should.
@@ -177,15 +176,35 @@ fn now() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
+/// The kernel's ticks since it began: a look at a number, where the time is a question to a device.
 #[inline(always)]
-fn add(counted: *mut Counted, weight: Weight, now: u64) {
+fn tick() -> u64 {
+    // SAFETY: the helper only reads a number.
+    unsafe { bpf_jiffies64() }
+}
+
+/// What the first packet counts.
+#[inline(always)]
+fn first(weight: Weight) -> Counted {
+    let now = now();
+    let Weight { packets, bytes } = weight;
+    Counted { packets, bytes, first: now, last: now, tick: tick() }
+}
+
+/// Adds a packet, and looks at the clock if it is the first of its tick.
+#[inline(always)]
+fn add(counted: *mut Counted, weight: Weight) {
+    let tick = tick();
     // SAFETY: the pointer is to a value of a map, aligned to 8 and there as long as the program runs.
     // Other CPUs change the same numbers, each by one instruction; of two times that are written at
     // once either will do.
     unsafe {
         increase(&raw mut (*counted).packets, weight.packets);
         increase(&raw mut (*counted).bytes, weight.bytes);
-        (&raw mut (*counted).last).write_volatile(now);
+        if (&raw const (*counted).tick).read_volatile() != tick {
+            (&raw mut (*counted).tick).write_volatile(tick);
+            (&raw mut (*counted).last).write_volatile(now());
+        }
     }
 }
 

@@ -1,22 +1,32 @@
 //! A packet's headers, as far as they matter.
 //!
-//! The first headers are read where they lie; what comes after headers of any length is loaded. Of
-//! a packet whose first bytes are not in one piece (`skb_headlen`), the kernel is asked to bring them
-//! together; that changes no byte of it.
+//! The first headers are read where they lie; what comes after headers of any length, or lies not in
+//! the packet's first piece (`skb_headlen`), is loaded.
+
+use core::arch::asm;
 
 use aya_ebpf::programs::TcContext;
-use detector_ebpf::traffic::{Address, mapped};
+use detector_ebpf::traffic::{Words, mapped_words};
 
-pub(crate) const ETH_P_IP: u16 = 0x0800;
-pub(crate) const ETH_P_ARP: u16 = 0x0806;
-pub(crate) const ETH_P_IPV6: u16 = 0x86dd;
-const ETH_P_8021Q: u16 = 0x8100;
-const ETH_P_8021AD: u16 = 0x88a8;
+/// Kinds of packets, as they lie on the wire.
+pub(crate) const ETH_P_IP: u16 = 0x0800u16.to_be();
+/// See [`ETH_P_IP`].
+pub(crate) const ETH_P_ARP: u16 = 0x0806u16.to_be();
+/// See [`ETH_P_IP`].
+pub(crate) const ETH_P_IPV6: u16 = 0x86ddu16.to_be();
+const ETH_P_8021Q: u16 = 0x8100u16.to_be();
+const ETH_P_8021AD: u16 = 0x88a8u16.to_be();
 
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 /// Bytes of a VLAN tag.
 const TAG: usize = 4;
+
+/// Bytes of an IPv4 header without options, and of an IPv6 header.
+const IPV4: usize = 20;
+const IPV6: usize = 40;
+/// Bytes of ports.
+const PORTS: usize = 4;
 
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
@@ -35,28 +45,70 @@ const EXTENSIONS: u32 = 8;
 #[derive(Clone, Copy)]
 pub(crate) struct Network {
     pub(crate) offset: usize,
+    /// As it lies on the wire.
     pub(crate) protocol: u16,
 }
 
-/// Reads bytes where they lie; `None` where they are not in the packet's first piece.
-#[inline(always)]
-pub(crate) fn peek<T: Copy>(context: &TcContext, offset: usize) -> Option<T> {
-    let start = context.data() + offset;
-    if start + size_of::<T>() > context.data_end() {
-        return None;
-    }
-    // SAFETY: the bytes lie within the packet, as was just compared, and any bytes are a `T` of
-    // integers; it need not be aligned.
-    Some(unsafe { (start as *const T).read_unaligned() })
+/// An IP packet, as far as it matters.
+pub(crate) struct Packet {
+    pub(crate) source: Words,
+    pub(crate) destination: Words,
+    /// What comes next.
+    pub(crate) next: u8,
+    /// Where that begins.
+    pub(crate) payload: usize,
+    /// Whether it is a fragment other than the first.
+    pub(crate) later: bool,
+    /// The first four bytes of what comes next, where they were read with the header.
+    ports: Option<u32>,
 }
 
-/// Reads bytes, wherever in the packet they are.
+/// Where so many bytes of the packet lie; `None` where they are not in its first piece.
 #[inline(always)]
-pub(crate) fn read<T: Copy>(context: &TcContext, offset: usize) -> Option<T> {
-    match peek(context, offset) {
-        Some(value) => Some(value),
-        None => context.load(offset).ok(),
-    }
+fn place(context: &TcContext, offset: usize, length: usize) -> Option<usize> {
+    let start = context.data() + offset;
+    (start + length <= context.data_end()).then_some(start)
+}
+
+/// Reads a number by one instruction. Rust reads what may not be aligned byte by byte; the kernel lets
+/// programs read packets and their own stack as they are on machines that can, which are all that the
+/// agent is built for.
+macro_rules! reader {
+    ($name:ident, $number:ty, $instruction:literal) => {
+        /// # Safety
+        /// So many bytes must lie at that offset from the place.
+        #[inline(always)]
+        unsafe fn $name<const OFFSET: usize>(place: usize) -> $number {
+            let number: u64;
+            // SAFETY: the caller's; the instruction changes nothing but its result.
+            unsafe {
+                asm!(
+                    concat!("{number} = *(", $instruction, " *)({place} + {offset})"),
+                    number = out(reg) number,
+                    place = in(reg) place,
+                    offset = const OFFSET,
+                    options(pure, readonly, nostack, preserves_flags),
+                );
+            }
+            number as $number
+        }
+    };
+}
+
+reader!(byte, u8, "u8");
+reader!(half, u16, "u16");
+reader!(word, u32, "u32");
+
+/// Four words by four instructions.
+///
+/// # Safety
+/// As [`word`], for 16 bytes.
+#[inline(always)]
+unsafe fn address<const A: usize, const B: usize, const C: usize, const D: usize>(
+    place: usize,
+) -> Words {
+    // SAFETY: the caller's.
+    unsafe { [word::<A>(place), word::<B>(place), word::<C>(place), word::<D>(place)] }
 }
 
 /// Finds the network header: behind the Ethernet header and up to two tags, or at the start where the
@@ -66,81 +118,93 @@ pub(crate) fn network<const ETHER: bool>(context: &TcContext) -> Option<Network>
     if !ETHER {
         // SAFETY: the context is the kernel's, and the field is always there.
         let protocol = unsafe { (*context.skb.skb).protocol } as u16;
-        return Some(Network { offset: 0, protocol: u16::from_be(protocol) });
+        return Some(Network { offset: 0, protocol });
     }
-    let mut protocol = u16::from_be(read::<u16>(context, ETHERNET - 2)?);
+    let mut protocol = match place(context, 0, ETHERNET) {
+        // SAFETY: the place has these bytes.
+        Some(place) => unsafe { half::<{ ETHERNET - 2 }>(place) },
+        None => context.load(ETHERNET - 2).ok()?,
+    };
     let mut offset = ETHERNET;
     for _ in 0..2 {
         if protocol != ETH_P_8021Q && protocol != ETH_P_8021AD {
             break;
         }
-        protocol = u16::from_be(read::<u16>(context, offset + 2)?);
+        protocol = context.load(offset + 2).ok()?;
         offset += TAG;
     }
     Some(Network { offset, protocol })
 }
 
-/// The addresses of an IP packet, and what it carries.
-pub(crate) struct Packet {
-    pub(crate) source: Address,
-    pub(crate) destination: Address,
-    /// What the IP header says comes next.
-    pub(crate) next: u8,
-    /// Where that begins.
-    pub(crate) payload: usize,
-    /// Whether it is a fragment other than the first.
-    pub(crate) later: bool,
-}
-
-/// `struct iphdr` of linux/ip.h, in the wire's byte order.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Ipv4 {
-    version_length: u8,
-    tos: u8,
-    length: u16,
-    id: u16,
-    fragment: u16,
-    ttl: u8,
-    protocol: u8,
-    checksum: u16,
-    pub(crate) source: u32,
-    pub(crate) destination: [u8; 4],
-}
-
-/// `struct ipv6hdr` of linux/ipv6.h, in the wire's byte order.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Ipv6 {
-    version: u32,
-    length: u16,
-    pub(crate) next: u8,
-    hops: u8,
-    pub(crate) source: [u8; 16],
-    pub(crate) destination: [u8; 16],
-}
-
+/// Reads an IPv4 header.
 #[inline(always)]
-pub(crate) fn ipv4(header: &Ipv4, offset: usize) -> Packet {
-    let length = usize::from(header.version_length & 0x0f) * 4;
-    Packet {
-        source: mapped(header.source.to_ne_bytes()),
-        destination: mapped(header.destination),
-        next: header.protocol,
-        payload: offset + length,
-        later: u16::from_be(header.fragment) & 0x1fff != 0,
+pub(crate) fn ipv4(context: &TcContext, offset: usize) -> Option<Packet> {
+    if let Some(place) = place(context, offset, IPV4 + PORTS) {
+        // SAFETY: the place has these bytes.
+        return Some(unsafe { ipv4_at::<true>(place, offset) });
+    }
+    let header: [u32; IPV4 / 4] = context.load(offset).ok()?;
+    // SAFETY: the header has these bytes.
+    Some(unsafe { ipv4_at::<false>(header.as_ptr().expose_provenance(), offset) })
+}
+
+/// # Safety
+/// The place must have the bytes of a header, and those of ports where they are to be read.
+#[inline(always)]
+unsafe fn ipv4_at<const WITH_PORTS: bool>(place: usize, offset: usize) -> Packet {
+    // SAFETY: the caller's.
+    unsafe {
+        let length = usize::from(byte::<0>(place) & 0x0f) * 4;
+        Packet {
+            source: mapped_words(word::<12>(place)),
+            destination: mapped_words(word::<16>(place)),
+            next: byte::<9>(place),
+            payload: offset + length,
+            later: half::<6>(place) & 0x1fffu16.to_be() != 0,
+            ports: if WITH_PORTS && length == IPV4 { Some(word::<IPV4>(place)) } else { None },
+        }
     }
 }
 
+/// Reads an IPv6 header.
 #[inline(always)]
-pub(crate) fn ipv6(header: &Ipv6, offset: usize) -> Packet {
-    Packet {
-        source: header.source,
-        destination: header.destination,
-        next: header.next,
-        payload: offset + size_of::<Ipv6>(),
-        later: false,
+pub(crate) fn ipv6(context: &TcContext, offset: usize) -> Option<Packet> {
+    if let Some(place) = place(context, offset, IPV6 + PORTS) {
+        // SAFETY: the place has these bytes.
+        return Some(unsafe { ipv6_at::<true>(place, offset) });
     }
+    let header: [u32; IPV6 / 4] = context.load(offset).ok()?;
+    // SAFETY: the header has these bytes.
+    Some(unsafe { ipv6_at::<false>(header.as_ptr().expose_provenance(), offset) })
+}
+
+/// # Safety
+/// As [`ipv4_at`].
+#[inline(always)]
+unsafe fn ipv6_at<const WITH_PORTS: bool>(place: usize, offset: usize) -> Packet {
+    // SAFETY: the caller's.
+    unsafe {
+        Packet {
+            source: address::<8, 12, 16, 20>(place),
+            destination: address::<24, 28, 32, 36>(place),
+            next: byte::<6>(place),
+            payload: offset + IPV6,
+            later: false,
+            ports: if WITH_PORTS { Some(word::<IPV6>(place)) } else { None },
+        }
+    }
+}
+
+/// Whether an IPv6 packet is, or has before it what may lead to, a message of ICMPv6.
+#[inline(always)]
+pub(crate) fn may_be_icmpv6(packet: &Packet) -> bool {
+    packet.next == IPPROTO_ICMPV6 || is_extension(packet.next)
+}
+
+/// Whether a header stands before what an IPv6 packet carries.
+#[inline(always)]
+pub(crate) fn is_extension(next: u8) -> bool {
+    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
 }
 
 /// Passes over the extension headers of an IPv6 packet.
@@ -154,6 +218,7 @@ pub(crate) fn skip_extensions(context: &TcContext, packet: &mut Packet) {
                 let Some([next, _, high, low]) = load4(context, packet.payload) else { return };
                 packet.next = next;
                 packet.payload += 8;
+                packet.ports = None;
                 if u16::from_be_bytes([high, low]) & 0xfff8 != 0 {
                     packet.later = true;
                     return;
@@ -166,6 +231,7 @@ pub(crate) fn skip_extensions(context: &TcContext, packet: &mut Packet) {
         packet.next = next;
         packet.payload +=
             if unit == 8 { (usize::from(length) + 1) * 8 } else { (usize::from(length) + 2) * 4 };
+        packet.ports = None;
     }
 }
 
@@ -175,7 +241,10 @@ pub(crate) fn port(context: &TcContext, packet: &Packet) -> Option<u16> {
     if packet.later || !matches!(packet.next, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP) {
         return None;
     }
-    let [_, _, high, low] = load4(context, packet.payload)?;
+    let [_, _, high, low] = match packet.ports {
+        Some(ports) => ports.to_ne_bytes(),
+        None => load4(context, packet.payload)?,
+    };
     Some(u16::from_be_bytes([high, low]))
 }
 
@@ -193,6 +262,13 @@ pub(crate) fn transport_length(context: &TcContext, packet: &Packet) -> u32 {
         IPPROTO_UDP => 8,
         _ => 0,
     }
+}
+
+/// Who an ARP message says that it is from: behind hardware and protocol, their lengths, the operation
+/// and the sender's link address. As it lies on the wire.
+#[inline(always)]
+pub(crate) fn arp_sender(context: &TcContext, offset: usize) -> Option<u32> {
+    context.load(offset + 14).ok()
 }
 
 /// Four bytes from a place that is known only at run time, which the verifier lets nobody read but

@@ -5,11 +5,11 @@ use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use detector_ebpf::traffic::{
-    ARP, Address, FlowKey, HAS_PORT, NEIGHBOUR, Oddity, PretenceKey, ROUTER, SOURCE, mapped,
+    ARP, FlowKey, HAS_PORT, NEIGHBOUR, Oddity, PretenceKey, ROUTER, SOURCE, Words, mapped_words,
 };
 
 use crate::count::{self, Weight};
-use crate::parse::{self, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMPV6, Ipv4, Ipv6, Packet};
+use crate::parse::{self, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMPV6, Packet};
 
 /// Other programs and the kernel go on as if this one were not there (`TCX_NEXT` is the same number).
 const GO_ON: i32 = TC_ACT_UNSPEC;
@@ -75,23 +75,19 @@ fn passing<const ETHER: bool, const OUT: bool>(context: &TcContext) {
     };
     let interface = if OUT { interface_of(context) } else { 0 };
     match network.protocol {
-        ETH_P_IP => match parse::read::<Ipv4>(context, network.offset) {
-            Some(header) => {
-                let packet = parse::ipv4(&header, network.offset);
-                if count::may_be_watched(&packet.destination) {
-                    counted(context, packet, network.offset, interface);
-                }
+        ETH_P_IP => match parse::ipv4(context, network.offset) {
+            Some(packet) if count::may_be_watched(&packet.destination) => {
+                counted(context, &packet, network.offset, interface);
             }
+            Some(_) => {}
             None => count::odd(Oddity::Unread),
         },
-        ETH_P_IPV6 => match parse::read::<Ipv6>(context, network.offset) {
-            Some(header) => {
-                let mut packet = parse::ipv6(&header, network.offset);
-                if count::may_be_watched(&packet.destination) {
-                    parse::skip_extensions(context, &mut packet);
-                    counted(context, packet, network.offset, interface);
-                }
+        ETH_P_IPV6 => match parse::ipv6(context, network.offset) {
+            Some(mut packet) if count::may_be_watched(&packet.destination) => {
+                parse::skip_extensions(context, &mut packet);
+                counted(context, &packet, network.offset, interface);
             }
+            Some(_) => {}
             None => count::odd(Oddity::Unread),
         },
         _ => {}
@@ -108,62 +104,56 @@ fn pod<const ETHER: bool>(context: &TcContext) {
     };
     match network.protocol {
         ETH_P_IP => {
-            let Some(header) = parse::read::<Ipv4>(context, network.offset) else {
+            let Some(packet) = parse::ipv4(context, network.offset) else {
                 return count::odd(Oddity::Unread);
             };
-            let own = slot.is_none_or(|slot| slot.ipv4 == header.source);
-            if own && !count::is_watching() {
-                return;
-            }
-            let packet = parse::ipv4(&header, network.offset);
-            let weight = || weight(context, &packet, network.offset);
-            if !own && !is_nobodys_ipv4(header.source) {
-                pretended(
-                    context,
-                    interface,
-                    SOURCE,
-                    &packet.source,
-                    &packet.destination,
-                    weight(),
-                );
+            let source = packet.source[3];
+            let own = slot.is_none_or(|slot| slot.ipv4 == source);
+            if !own && !is_nobodys_ipv4(source) {
+                pretended(context, interface, &packet, network.offset);
             }
             if count::is_watching() && count::may_be_watched(&packet.destination) {
-                counted(context, packet, network.offset, 0);
+                counted(context, &packet, network.offset, 0);
             }
         }
         ETH_P_IPV6 => {
-            let Some(header) = parse::read::<Ipv6>(context, network.offset) else {
+            let Some(mut packet) = parse::ipv6(context, network.offset) else {
                 return count::odd(Oddity::Unread);
             };
-            let source = halves(&header.source);
-            let own = slot.is_none_or(|slot| slot.ipv6 == source);
-            // Messages between neighbours may lie about more than their source.
-            let usual = own && header.source[0] != 0xfe && header.next != IPPROTO_ICMPV6;
-            if usual && !count::is_watching() {
+            let own = slot.is_none_or(|slot| slot.ipv6 == packet.source);
+            let watched = count::is_watching() && count::may_be_watched(&packet.destination);
+            // Messages between neighbours may lie about more than their source. They stand behind no
+            // extension header that is not passed over here.
+            let usual = own && !parse::may_be_icmpv6(&packet);
+            if usual && !watched {
                 return;
             }
-            let mut packet = parse::ipv6(&header, network.offset);
             parse::skip_extensions(context, &mut packet);
+            if parse::is_extension(packet.next) && !packet.later {
+                // More of them than are passed over: what stands behind is not known.
+                count::odd(Oddity::Unread);
+            }
             if packet.next == IPPROTO_ICMPV6 && !packet.later {
                 neighbours(context, interface, slot.is_some(), &packet, network.offset);
             }
-            if !own && !is_nobodys_ipv6(&header.source) {
-                let weight = weight(context, &packet, network.offset);
-                pretended(context, interface, SOURCE, &packet.source, &packet.destination, weight);
+            if !own && !is_nobodys_ipv6(&packet.source) {
+                pretended(context, interface, &packet, network.offset);
             }
-            if count::is_watching() && count::may_be_watched(&packet.destination) {
-                counted(context, packet, network.offset, 0);
+            if watched {
+                counted(context, &packet, network.offset, 0);
             }
         }
-        ETH_P_ARP if slot.is_some() => {
-            // Behind hardware and protocol, their lengths, the operation and the sender's link address.
-            let Some(sender) = parse::read::<u32>(context, network.offset + 14) else { return };
-            if slot.is_none_or(|slot| slot.ipv4 == sender) || is_nobodys_ipv4(sender) {
+        ETH_P_ARP => {
+            let Some(slot) = slot else { return };
+            let Some(sender) = parse::arp_sender(context, network.offset) else { return };
+            if slot.ipv4 == sender || is_nobodys_ipv4(sender) {
                 return;
             }
-            let address = mapped(sender.to_ne_bytes());
-            let weight = Weight { packets: 1, bytes: 28 };
-            pretended(context, interface, ARP, &address, &[0; 16], weight);
+            let address = mapped_words(sender);
+            if !count::is_source(interface, &address) {
+                let key = PretenceKey { address, interface, pretence: ARP };
+                count::pretence(&key, &[0; 4], Weight { packets: 1, bytes: 28 });
+            }
         }
         _ => {}
     }
@@ -177,33 +167,26 @@ fn neighbours(context: &TcContext, interface: u32, known: bool, packet: &Packet,
         let key = PretenceKey { address: packet.source, interface, pretence: ROUTER };
         count::pretence(&key, &packet.destination, weight(context, packet, offset));
     } else if kind == NEIGHBOUR_ADVERTISEMENT && known {
-        let Ok(target) = context.load::<Address>(packet.payload + 8) else { return };
-        if !is_nobodys_ipv6(&target) {
-            let weight = weight(context, packet, offset);
-            pretended(context, interface, NEIGHBOUR, &target, &packet.destination, weight);
+        let Ok(target) = context.load::<Words>(packet.payload + 8) else { return };
+        if !is_nobodys_ipv6(&target) && !count::is_source(interface, &target) {
+            let key = PretenceKey { address: target, interface, pretence: NEIGHBOUR };
+            count::pretence(&key, &packet.destination, weight(context, packet, offset));
         }
     }
 }
 
-/// Counts a pretence, if the address is none of the interface's.
+/// Counts a packet whose source may be none of the interface's, if it is none.
 #[inline(always)]
-fn pretended(
-    _: &TcContext,
-    interface: u32,
-    pretence: u32,
-    address: &Address,
-    destination: &Address,
-    weight: Weight,
-) {
-    if !count::is_source(interface, address) {
-        let key = PretenceKey { address: *address, interface, pretence };
-        count::pretence(&key, destination, weight);
+fn pretended(context: &TcContext, interface: u32, packet: &Packet, offset: usize) {
+    if !count::is_source(interface, &packet.source) {
+        let key = PretenceKey { address: packet.source, interface, pretence: SOURCE };
+        count::pretence(&key, &packet.destination, weight(context, packet, offset));
     }
 }
 
 #[inline(always)]
-fn counted(context: &TcContext, packet: Packet, offset: usize, interface: u32) {
-    let port = parse::port(context, &packet);
+fn counted(context: &TcContext, packet: &Packet, offset: usize, interface: u32) {
+    let port = parse::port(context, packet);
     let key = FlowKey {
         address: packet.destination,
         client: packet.source,
@@ -212,7 +195,7 @@ fn counted(context: &TcContext, packet: Packet, offset: usize, interface: u32) {
         protocol: packet.next,
         flags: if port.is_some() { HAS_PORT } else { 0 },
     };
-    count::flow(&key, weight(context, &packet, offset));
+    count::flow(&key, weight(context, packet, offset));
 }
 
 /// What a packet is on a wire: one that is sent in pieces later has its headers on each piece.
@@ -235,16 +218,6 @@ fn interface_of(context: &TcContext) -> u32 {
     unsafe { (*context.skb.skb).ifindex }
 }
 
-#[inline(always)]
-fn halves(address: &[u8; 16]) -> [u64; 2] {
-    let half = |at: usize| {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(&address[at..at + 8]);
-        u64::from_ne_bytes(bytes)
-    };
-    [half(0), half(8)]
-}
-
 /// Addresses that say nothing of who sends: none yet (DHCP, ARP probes), of this host, of this link,
 /// of a group. In the wire's byte order.
 #[inline(always)]
@@ -255,7 +228,8 @@ fn is_nobodys_ipv4(address: u32) -> bool {
 
 /// The same for IPv6: none yet (duplicate address detection), of this link, of a group.
 #[inline(always)]
-fn is_nobodys_ipv6(address: &[u8; 16]) -> bool {
-    let link_local = address[0] == 0xfe && address[1] & 0xc0 == 0x80;
-    address[0] == 0xff || link_local || halves(address) == [0, 0]
+fn is_nobodys_ipv6(address: &Words) -> bool {
+    let [first, second, _, _] = address[0].to_ne_bytes();
+    let link_local = first == 0xfe && second & 0xc0 == 0x80;
+    first == 0xff || link_local || *address == [0; 4]
 }

@@ -10,7 +10,7 @@ use detector_core::time::BootTime;
 use detector_core::traffic::{Count, Flow, IpProtocol, Pretence, Pretended, Side, Tally, Traffic};
 use detector_ebpf::traffic::{
     self as shared, ARP, Address, Counted, FlowKey, HAS_PORT, NEIGHBOUR, PretenceKey, ROUTER,
-    SOURCE, SideKey,
+    SOURCE, SideKey, octets,
 };
 use tracing::{debug, warn};
 
@@ -72,7 +72,7 @@ impl Counts {
         {
             warn!(%error, "packets cost more than they need to");
         }
-        let wanted = bytes(address);
+        let wanted = shared::words(bytes(address));
         let flows = keys(&self.flows).filter(|key| FlowKey::from_bytes(key).address == wanted);
         for key in flows.collect::<Vec<_>>() {
             let _ = self.flows.remove(&key);
@@ -85,8 +85,9 @@ impl Counts {
 
     /// Makes the word of the sieve in which an address has its bit what the watched addresses make it.
     fn sift(&mut self, address: IpAddr) -> Result<(), MapError> {
-        let (word, _) = shared::sieve(&bytes(address));
-        let bits = self.told.keys().map(|watched| shared::sieve(&bytes(*watched)));
+        let sieve = |address: IpAddr| shared::sieve(&shared::words(bytes(address)));
+        let (word, _) = sieve(address);
+        let bits = self.told.keys().map(|watched| sieve(*watched));
         let bits = bits.filter(|(other, _)| *other == word).fold(0, |all, (_, bit)| all | bit);
         self.sieve.set(word, bits, 0)
     }
@@ -142,8 +143,8 @@ impl Counts {
                 }
             };
             let Some(interface) = IfIndex::new(interface) else { continue };
-            let destination = (destination != [0; 16]).then(|| ip(destination));
-            let (address, tally) = (ip(address), tally(counted));
+            let destination = (destination != [0; 4]).then(|| ip(octets(destination)));
+            let (address, tally) = (ip(octets(address)), tally(counted));
             all.push(Pretended { interface, address, pretence, destination, tally });
         }
         all
@@ -165,9 +166,9 @@ impl Counts {
         };
         for (key, value) in self.flows.iter().filter_map(Result::ok) {
             let key = FlowKey::from_bytes(&key);
-            let (address, tally) = (ip(key.address), tally(Counted::from_bytes(&value)));
+            let (address, tally) = (ip(octets(key.address)), tally(Counted::from_bytes(&value)));
             let flow = Flow {
-                client: ip(key.client),
+                client: ip(octets(key.client)),
                 protocol: IpProtocol(key.protocol),
                 port: (key.flags & HAS_PORT != 0).then_some(key.port),
             };
@@ -178,7 +179,7 @@ impl Counts {
         }
         for (key, value) in self.rest.iter().filter_map(Result::ok) {
             let key = SideKey::from_bytes(&key);
-            sum(ip(key.address), side(key.interface), tally(Counted::from_bytes(&value)));
+            sum(ip(octets(key.address)), side(key.interface), tally(Counted::from_bytes(&value)));
         }
         for ((address, side), tally) in sums {
             let traffic = all.entry(address).or_insert_with(|| nothing(address));
@@ -206,7 +207,7 @@ fn side(interface: u32) -> Side {
 }
 
 fn tally(counted: Counted) -> Tally {
-    let Counted { packets, bytes, first, last } = counted;
+    let Counted { packets, bytes, first, last, tick: _ } = counted;
     let time = BootTime::from_nanos;
     Tally { packets, bytes, first: time(first), last: time(last) }
 }

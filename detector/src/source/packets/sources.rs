@@ -7,7 +7,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap as KernelMap, LpmTrie, MapData, MapError};
 use detector_core::route::{IfIndex, Prefix};
-use detector_ebpf::traffic::{INTERFACE_BITS, SLOTS, Slot, SourceKey};
+use detector_ebpf::traffic::{INTERFACE_BITS, SLOTS, Slot, SourceKey, words};
 
 use super::{PacketsError, take};
 use crate::source::address::{bits, bytes};
@@ -135,16 +135,11 @@ fn slot(interface: IfIndex, sources: &[Prefix]) -> Slot {
         IpAddr::V6(address) => Some(address.octets()),
         IpAddr::V4(_) => None,
     });
-    if let Some(octets) = ipv6 {
-        let mut halves = octets
-            .chunks_exact(8)
-            .map(|half| half.try_into().map(u64::from_ne_bytes).unwrap_or_default());
-        slot.ipv6 = [halves.next().unwrap_or(0), halves.next().unwrap_or(0)];
-    }
+    slot.ipv6 = ipv6.map_or([0; 4], words);
     slot
 }
 
 fn key(interface: IfIndex, source: Prefix) -> TrieKey {
-    let key = SourceKey { interface: interface.get(), address: bytes(source.address()) };
+    let key = SourceKey { interface: interface.get(), address: words(bytes(source.address())) };
     Key::new(INTERFACE_BITS + bits(source), key.to_bytes())
 }
