@@ -98,6 +98,7 @@ macro_rules! reader {
 reader!(byte, u8, "u8");
 reader!(half, u16, "u16");
 reader!(word, u32, "u32");
+reader!(double, u64, "u64");
 
 /// Four words by four instructions.
 ///
@@ -192,6 +193,21 @@ unsafe fn ipv6_at<const WITH_PORTS: bool>(place: usize, offset: usize) -> Packet
             later: false,
             ports: if WITH_PORTS { Some(word::<IPV6>(place)) } else { None },
         }
+    }
+}
+
+/// Whether a packet is plainly IPv6 from this source, and no message of ICMPv6: of most packets no more
+/// need be read.
+#[inline(always)]
+pub(crate) fn is_plain_ipv6(context: &TcContext, offset: usize, source: &Words) -> bool {
+    let Some(place) = place(context, offset, IPV6) else { return false };
+    let source = source.as_ptr().expose_provenance();
+    // SAFETY: the places have these bytes.
+    unsafe {
+        // What tells pods apart is in the second half.
+        double::<16>(place) == double::<8>(source)
+            && double::<8>(place) == double::<0>(source)
+            && matches!(byte::<6>(place), IPPROTO_TCP | IPPROTO_UDP)
     }
 }
 

@@ -117,6 +117,12 @@ fn pod<const ETHER: bool>(context: &TcContext) {
             }
         }
         ETH_P_IPV6 => {
+            if let Some(slot) = slot
+                && !count::is_watching()
+                && parse::is_plain_ipv6(context, network.offset, &slot.ipv6)
+            {
+                return;
+            }
             let Some(mut packet) = parse::ipv6(context, network.offset) else {
                 return count::odd(Oddity::Unread);
             };
