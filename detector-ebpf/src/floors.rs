@@ -1,5 +1,6 @@
-//! What a packet program costs at the least: programs that do a part of what `packets` does, and
-//! nothing else. For `cargo xtask bench packet` only; the agent carries them nowhere.
+//! Programs that tests and `cargo xtask bench packet` hold those of `packets` against: such as do a part
+//! of what they do, so as to tell what that costs at the least, and one that stands for somebody else's.
+//! The agent carries them nowhere.
 //!
 //! Built for the BPF target by detector/build.rs.
 
@@ -7,9 +8,9 @@
 
 #[cfg(target_arch = "bpf")]
 mod programs {
-    use aya_ebpf::bindings::TC_ACT_UNSPEC;
+    use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC};
     use aya_ebpf::macros::{classifier, map};
-    use aya_ebpf::maps::HashMap;
+    use aya_ebpf::maps::{Array, HashMap};
     use aya_ebpf::programs::TcContext;
     use detector_ebpf::traffic::{Words, mapped_words};
 
@@ -51,6 +52,22 @@ mod programs {
         let key = mapped_words(destination(&context));
         // SAFETY: only presence counts.
         if unsafe { FLOOR.get(key) }.is_some() { 0 } else { TC_ACT_UNSPEC }
+    }
+
+    /// How many packets the stranger has seen.
+    #[map]
+    static STRANGER: Array<u64> = Array::with_max_entries(1, 0);
+
+    /// Stands for a dataplane of its own: decides about every packet, and drops what is for port 9.
+    #[classifier]
+    pub(crate) fn stranger(context: TcContext) -> i32 {
+        if let Some(seen) = STRANGER.get_ptr_mut(0) {
+            // SAFETY: the pointer is to a value of the map; the test sends from one CPU.
+            unsafe { *seen += 1 };
+        }
+        // Behind the headers of Ethernet and IPv4, and the source port.
+        let port = context.load::<u16>(14 + 20 + 2).map_or(0, u16::from_be);
+        if port == 9 { TC_ACT_SHOT } else { TC_ACT_OK }
     }
 }
 

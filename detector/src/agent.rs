@@ -425,6 +425,9 @@ impl Agent {
         self.drain(Wanted::Budget(BUDGET));
         self.own_up();
         self.look_at_packets();
+        if let Some(packets) = &mut self.packets {
+            packets.verify();
+        }
         self.listen_again(self.route_source);
         if self.trimmed.elapsed() >= TRIM {
             self.trimmed = Instant::now();
@@ -458,6 +461,7 @@ impl Agent {
             packet_pods = packets.pods,
             packet_uplinks = packets.uplinks,
             packet_refused = packets.refused,
+            packet_rehung = packets.rehung,
             packets_not_apart = packets.not_apart,
             packets_uncounted = packets.uncounted,
             pretences_lost = packets.pretence_lost,

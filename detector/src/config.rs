@@ -42,10 +42,11 @@ pub enum RouteSource {
 /// How packets are watched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum PacketSource {
-    /// By eBPF programs, hung on interfaces by the best means that the kernel has.
+    /// By eBPF programs, hung on interfaces by filters of the qdisc clsact, and by TCX where others
+    /// stand before those.
     #[default]
     Auto,
-    /// By eBPF programs on filters of the qdisc clsact, whatever the kernel has.
+    /// By eBPF programs on filters of the qdisc clsact, whoever stands before them.
     Filters,
     /// Not at all: nothing is counted, and spoofed sources are not seen.
     Off,

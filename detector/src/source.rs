@@ -8,5 +8,6 @@ pub mod interests;
 pub mod kernel;
 mod netfilter;
 pub mod packets;
+mod questions;
 pub mod translations;
 pub mod witness;

@@ -1,9 +1,8 @@
 //! Packets on pods' interfaces and uplinks: loads the programs that count them, hangs them on the
 //! interfaces as those come and go, and reads what they have counted.
 //!
-//! Nothing is pinned: where the kernel has TCX the programs hang on links, the links on descriptors
-//! of this process. Before Linux 6.6 they hang on filters that a crash would leave behind; they do
-//! no harm, since they change and decide nothing, and the next start takes them away.
+//! Nothing is pinned. Filters are left behind by a crash; they do no harm, since they change and decide
+//! nothing, and the next start takes them away.
 
 mod counts;
 mod error;
@@ -13,6 +12,7 @@ mod sources;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray, RingBuf};
@@ -23,6 +23,7 @@ use detector_core::route::{IfIndex, Prefix};
 use detector_core::settings::Settings;
 use detector_core::traffic::{Pretended, Traffic};
 use detector_ebpf::traffic::Oddity;
+use netlink_sys::protocols::NETLINK_ROUTE;
 use tokio::io::unix::AsyncFd;
 use tracing::{debug, warn};
 
@@ -31,12 +32,16 @@ pub use self::error::PacketsError;
 pub use self::hooks::Hooks;
 use self::hooks::{Hung, Place};
 use self::sources::Sources;
+use crate::source::questions::Questions;
 use crate::source::witness::{Memory, loader};
 
 static PROGRAMS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-packets"));
 
 /// How much longer the maps are left alone than it took to read them: of one core it is 2 %.
 const PAUSE: u32 = 50;
+
+/// Interfaces that are looked at again at once, each second.
+const AT_ONCE: usize = 16;
 
 /// What the programs and the agent could not do, and how much there is to see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -47,6 +52,8 @@ pub struct PacketCounters {
     pub uplinks: usize,
     /// Interfaces that the programs could not be hung on.
     pub refused: usize,
+    /// How often programs were hung again since somebody had taken them away or come before them.
+    pub rehung: u64,
     /// Addresses that are watched.
     pub watched: usize,
     /// Addresses for which there was no room.
@@ -66,6 +73,10 @@ pub struct Packets {
     hung: BTreeMap<IfIndex, Hung>,
     refused: BTreeSet<IfIndex>,
     hooks: Hooks,
+    questions: Questions,
+    /// The interface that was looked at last by [`Packets::verify`].
+    verified: Option<IfIndex>,
+    rehung: u64,
     ebpf: Ebpf,
     counts: Counts,
     sources: Sources,
@@ -98,6 +109,9 @@ impl Packets {
             hung: BTreeMap::new(),
             refused: BTreeSet::new(),
             hooks: hooks.of_this_kernel(),
+            questions: Questions::open(NETLINK_ROUTE).map_err(PacketsError::Questions)?,
+            verified: None,
+            rehung: 0,
             counts: Counts::take(&mut ebpf)?,
             sources: Sources::take(&mut ebpf)?,
             odd,
@@ -204,6 +218,7 @@ impl Packets {
             pods: at(Place::Pod),
             uplinks: at(Place::Uplink),
             refused: self.refused.len(),
+            rehung: self.rehung,
             watched: self.counts.watched(),
             unwatched: self.unwatched,
             not_apart: odd(Oddity::NotApart),
@@ -221,6 +236,33 @@ impl Packets {
         }
     }
 
+    /// Looks at some of the interfaces again, in turn: whether their programs still hang there, before
+    /// those of others. Where they do not, they are hung again.
+    pub fn verify(&mut self) {
+        let after = self.verified.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.hung.range((after, Bound::Unbounded)).map(|(index, _)| *index);
+        let next: Vec<IfIndex> = next.take(AT_ONCE).collect();
+        self.verified = next.last().copied().filter(|_| next.len() == AT_ONCE);
+        for index in next {
+            let Some(hung) = self.hung.get(&index) else { continue };
+            let (link, place) = (hung.link.clone(), hung.place);
+            match hooks::trouble(&mut self.ebpf, &mut self.questions, self.hooks, hung) {
+                Ok(None) => {}
+                Ok(Some(why)) => {
+                    self.rehung += 1;
+                    if self.rehung.is_power_of_two() {
+                        let (interface, times) = (&link.name, self.rehung);
+                        warn!(%interface, why, times, "a packet program is hung anew");
+                    }
+                    self.unhang(index);
+                    self.hang(&link, place);
+                }
+                // It is gone, which is told elsewhere, or renamed, and is looked at by its new name.
+                Err(error) => debug!(interface = %link.name, %error, "cannot be looked at"),
+            }
+        }
+    }
+
     fn look<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
         let start = Instant::now();
         let seen = read(self);
@@ -234,11 +276,19 @@ impl Packets {
         let former = self.hung.get(&link.index).map(|hung| hung.place);
         let place = Place::of(settings, link, former);
         if place == former {
+            if let Some(hung) = self.hung.get_mut(&link.index) {
+                hung.link.name = link.name.clone();
+            }
             return;
         }
         self.unhang(link.index);
-        let Some(place) = place else { return };
-        match hooks::hang(&mut self.ebpf, self.hooks, link, place) {
+        if let Some(place) = place {
+            self.hang(link, place);
+        }
+    }
+
+    fn hang(&mut self, link: &Link, place: Place) {
+        match hooks::hang(&mut self.ebpf, &mut self.questions, self.hooks, link, place) {
             Ok(hung) => {
                 debug!(interface = %link.name, place = place.as_str(), "packets are watched");
                 self.refused.remove(&link.index);

@@ -10,4 +10,5 @@ mod losses;
 mod namespace;
 mod notifications;
 mod resyncs;
+mod strangers;
 mod tables;

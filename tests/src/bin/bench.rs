@@ -56,17 +56,19 @@ given:
   - send: {from: shop/web, to: cart}
 "#;
 
+const CART: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
+
 fn main() -> Result<()> {
-    let scenario = Scenario::parse(WORLD)?;
-    let words = Words { scenario: &scenario, family: Family::Ipv4 };
+    let (world, pods) = (Scenario::parse(WORLD)?, Scenario::parse(PODS)?);
+    let words = Words { scenario: &world, family: Family::Ipv4 };
+    let talking = Words { scenario: &pods, family: Family::Ipv4 };
     match std::env::args().nth(1).as_deref() {
         Some("latency") => latency(words),
         Some("churn") => churn(words),
-        Some("interfaces") => interfaces::run(words, &node(words)?),
+        Some("interfaces") => interfaces::run(talking, &node(talking)?, "shop/web", CART),
         Some("throughput") => {
-            let scenario = Scenario::parse(PODS)?;
-            let words = Words { scenario: &scenario, family: Family::Ipv4 };
-            throughput::run(words, &node(words)?, "shop/web", "shop/cart", "10.244.1.5")
+            let address = CART.to_string();
+            throughput::run(talking, &node(talking)?, "shop/web", "shop/cart", &address)
         }
         _ => bail!("say which: latency, churn, interfaces or throughput"),
     }
@@ -84,7 +86,6 @@ fn node(words: Words<'_>) -> Result<Node<'_>> {
 fn latency(words: Words<'_>) -> Result<()> {
     let node = node(words)?;
     let agent = node.start_agent(words, "ebpf")?;
-    let cart = Ipv4Addr::new(10, 244, 1, 5);
     let evil = interface("default/evil")?;
     let mut samples: Vec<[Duration; 3]> = Vec::new();
     // A socket stays in the namespace that it was made in.
@@ -105,7 +106,7 @@ fn latency(words: Words<'_>) -> Result<()> {
     });
     // The victim's own route stands, so the attacker's is one of another metric.
     for _ in 0..HIJACKS {
-        writer.change(true, (cart, 32), 5_000, index)?;
+        writer.change(true, (CART, 32), 5_000, index)?;
         writer.flush()?;
         let plain = heard_plainly.recv_timeout(PATIENCE)?;
         let opened = agent.next_finding(PATIENCE)?.context("not found")?;
@@ -115,7 +116,7 @@ fn latency(words: Words<'_>) -> Result<()> {
         };
         let began = time("began")?;
         samples.push([plain.since(began), time("told")?.since(began), opened.at.since(began)]);
-        writer.change(false, (cart, 32), 5_000, index)?;
+        writer.change(false, (CART, 32), 5_000, index)?;
         writer.flush()?;
         heard_plainly.recv_timeout(PATIENCE)?;
         agent.next_finding(PATIENCE)?.context("not closed")?;
@@ -221,7 +222,7 @@ fn pass(node: &Node, attacker: Option<&str>) -> Result<Pass> {
                 writer.change(true, (nth(hosts, n), 32), 0, uplink)?;
                 if let Some(attacker) = attacker.filter(|_| round == 2 && n == STANDING / 2) {
                     let index = nix::net::if_::if_nametoindex(attacker)?;
-                    writer.change(true, (Ipv4Addr::new(10, 244, 1, 5), 32), 5_000, index)?;
+                    writer.change(true, (CART, 32), 5_000, index)?;
                 }
             }
             for n in 0..STANDING {

@@ -1,8 +1,11 @@
 //! How soon an interface is watched after it was made, and whether anything is left of those that are
 //! gone.
 
-use std::net::UdpSocket;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::io::Write as _;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,15 +13,23 @@ use aya::maps::loaded_maps;
 use aya::programs::{SchedClassifier, TcAttachType, loaded_links, loaded_programs};
 
 use crate::agent::Agent;
+use crate::netns::Namespace;
 use crate::scenario::node::Node;
 use crate::scenario::words::Words;
 
-/// Interfaces that are made and unmade at once, and how often.
+/// Interfaces that are made one after the other and unmade at once, and how often.
 const AT_ONCE: u32 = 250;
 const ROUNDS: u32 = 40;
 
+/// The link group of all of them, by which the kernel unmakes them at once. One by one it would wait
+/// for all its readers after each.
+const GROUP: u32 = 77;
+
 /// How long one may take to be watched before the measurement is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Packets that a pod sends in a millisecond all the while.
+const BURST: u32 = 10;
 
 /// What there is in the kernel of the agent's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,21 +40,20 @@ struct Kept {
     descriptors: usize,
 }
 
-/// Makes interfaces while packets flow, and prints how soon each was watched, and what is left.
-pub fn run(words: Words<'_>, node: &Node<'_>) -> Result<()> {
+/// Makes interfaces while a pod sends packets to an address, and prints how soon each was watched, and
+/// what is left.
+pub fn run(words: Words<'_>, node: &Node<'_>, from: &str, to: Ipv4Addr) -> Result<()> {
     let agent = node.start_agent(words, "ebpf")?;
+    let pod = node.pod_namespace(from)?;
     let before = kept(&agent)?;
     let stop = AtomicBool::new(false);
-    let sent = AtomicU64::new(0);
     let mut waits: Vec<Duration> = Vec::new();
-    node.namespace().within(|| -> Result<()> {
-        std::thread::scope(|scope| {
-            let flood = scope.spawn(|| send(&stop, &sent));
-            let made = (0..ROUNDS).try_for_each(|_| round(node, &mut waits));
-            stop.store(true, Ordering::Relaxed);
-            flood.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
-            made
-        })
+    let sent = std::thread::scope(|scope| -> Result<u64> {
+        let sender = scope.spawn(|| pod.within(|| send(to, &stop)));
+        let made = (0..ROUNDS).try_for_each(|_| round(node.namespace(), &mut waits));
+        stop.store(true, Ordering::Relaxed);
+        let sent = sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
+        made.map(|()| sent)
     })?;
     let after = settled(&agent, before)?;
     agent.stop()?;
@@ -51,12 +61,10 @@ pub fn run(words: Words<'_>, node: &Node<'_>) -> Result<()> {
     let quantile = |per_mille: usize| waits[(waits.len() - 1) * per_mille / 1000];
     let [p50, p99, most] = [500, 990, 1000].map(quantile);
     println!(
-        "{} interfaces, {AT_ONCE} made by one `ip -batch` at a time and unmade again, while {} \
-         packets were sent",
-        waits.len(),
-        sent.load(Ordering::Relaxed)
+        "{} interfaces made, {AT_ONCE} of them standing at most, while a pod sent {sent} packets",
+        waits.len()
     );
-    println!("from the moment at which it was seen to exist until it was watched both ways:");
+    println!("from the moment at which `ip` was told to make one until it was watched both ways:");
     println!("p50 {p50:.1?}, p99 {p99:.1?}, max {most:.1?}");
     println!("before {before:?}");
     println!("after  {after:?}");
@@ -64,44 +72,69 @@ pub fn run(words: Words<'_>, node: &Node<'_>) -> Result<()> {
     Ok(())
 }
 
-fn send(stop: &AtomicBool, sent: &AtomicU64) -> Result<()> {
-    let socket = UdpSocket::bind("127.0.0.1:0")?;
-    let to = UdpSocket::bind("127.0.0.1:0")?;
+fn send(to: Ipv4Addr, stop: &AtomicBool) -> Result<u64> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut sent = 0;
     while !stop.load(Ordering::Relaxed) {
-        // Nobody reads: what does not fit is dropped.
-        socket.send_to(&[0; 64], to.local_addr()?)?;
-        sent.fetch_add(1, Ordering::Relaxed);
-        std::thread::yield_now();
+        for _ in 0..BURST {
+            // Nobody may be there to take it.
+            let _ = socket.send_to(&[0; 64], (to, 5300));
+            sent += 1;
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
-    Ok(())
+    Ok(sent)
 }
 
 /// Makes interfaces, waits for each, and unmakes them.
-fn round(node: &Node<'_>, waits: &mut Vec<Duration>) -> Result<()> {
-    let names: Vec<String> = (0..AT_ONCE).map(|n| format!("cali{n:011x}")).collect();
-    let commands = |what: &dyn Fn(&String) -> String| names.iter().map(what).collect::<Vec<_>>();
-    let make = commands(&|name| format!("link add {name} type veth peer name p{}", &name[9..]));
-    let unmake = commands(&|name| format!("link del {name}"));
-    std::thread::scope(|scope| -> Result<()> {
-        let maker = scope.spawn(|| node.namespace().ip_batch(false, &make));
-        for name in &names {
-            let end = Instant::now() + PATIENCE;
+fn round(namespace: &Namespace, waits: &mut Vec<Duration>) -> Result<()> {
+    let (tell, made) = channel();
+    let watched = std::thread::scope(|scope| -> Result<()> {
+        let maker = scope.spawn(|| make(namespace, tell));
+        namespace.within(|| -> Result<()> {
+            for (name, told) in made {
+                for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+                    let watched = || SchedClassifier::query_tcx(&name, hook);
+                    while watched().map_or(0, |(_, programs)| programs.len()) == 0 {
+                        ensure!(told.elapsed() < PATIENCE, "{name} is not watched");
+                        std::thread::yield_now();
+                    }
+                }
+                waits.push(told.elapsed());
+            }
+            Ok(())
+        })?;
+        maker.join().map_err(|_| anyhow::anyhow!("the maker panicked"))?
+    });
+    namespace.ip(&format!("link del group {GROUP}"))?;
+    watched
+}
+
+/// Has one `ip` make interfaces one after the other; tells of each when it is there, with the time at
+/// which it was asked for.
+fn make(namespace: &Namespace, tell: Sender<(String, Instant)>) -> Result<()> {
+    let mut ip = Command::new("ip");
+    ip.args(["-batch", "-"]).stdin(Stdio::piped());
+    namespace.hold(&mut ip);
+    let mut ip = ip.spawn().context("cannot start ip: install iproute2")?;
+    let mut stdin = ip.stdin.take().context("the input of ip is piped")?;
+    namespace.within(|| -> Result<()> {
+        for n in 0..AT_ONCE {
+            let name = format!("cali{n:011x}");
+            let told = Instant::now();
+            writeln!(stdin, "link add {name} group {GROUP} type veth peer name p{n}")?;
             while nix::net::if_::if_nametoindex(name.as_str()).is_err() {
-                ensure!(Instant::now() < end, "{name} was never made");
+                ensure!(told.elapsed() < PATIENCE, "{name} was never made");
                 std::thread::yield_now();
             }
-            let seen = Instant::now();
-            for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
-                while SchedClassifier::query_tcx(name, hook).map_or(0, |(_, all)| all.len()) == 0 {
-                    ensure!(seen.elapsed() < PATIENCE, "{name} is not watched");
-                    std::thread::yield_now();
-                }
-            }
-            waits.push(seen.elapsed());
+            // Where nobody listens any more, the measurement has failed already.
+            let _ = tell.send((name, told));
         }
-        maker.join().map_err(|_| anyhow::anyhow!("the maker panicked"))?
+        Ok(())
     })?;
-    node.namespace().ip_batch(false, &unmake)
+    drop(stdin);
+    ensure!(ip.wait()?.success(), "ip could not make all interfaces");
+    Ok(())
 }
 
 /// What is kept once the agent has heard of the last interface's end.

@@ -20,6 +20,9 @@ pub enum PacketsError {
     /// The object is not complete: it was built by something else than this package's build.
     #[error("the object of the packet programs has no {0}: build the agent anew")]
     NoMap(&'static str),
+    /// The kernel cannot be asked what hangs on interfaces.
+    #[error("the kernel cannot be asked by netlink ({0}); raise the limit of open files")]
+    Questions(#[source] io::Error),
     /// Their ring cannot be waited for.
     #[error(
         "the ring of the packet programs cannot be waited for ({0}); raise the limit of open files"
@@ -48,7 +51,7 @@ pub(super) struct HookError {
 impl HookError {
     /// Whether there is no such interface.
     pub(super) fn is_gone(&self) -> bool {
-        self.code == Some(libc::ENODEV)
+        matches!(self.code, Some(libc::ENODEV | libc::ENXIO))
     }
 }
 

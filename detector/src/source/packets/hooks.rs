@@ -1,8 +1,17 @@
 //! What the programs hang on.
 //!
+//! They hang on filters of the qdisc clsact, which the kernel sets in a tenth of a millisecond. By TCX,
+//! which it has since 6.6, it waits for all its readers after each program that comes or goes (some 12
+//! ms, with the lock held by which all interfaces are made and changed): pods that are made at once
+//! would be watched seconds later, and made slower.
+//!
 //! They stand first at their hook. Whoever stands behind a program that decides (Calico's eBPF
 //! dataplane does, on the same interfaces) sees nothing of the packets that it decides about; and who
-//! only looks, and tells the kernel to go on, disturbs nobody behind it.
+//! only looks, and tells the kernel to go on, disturbs nobody behind it. So where another's program
+//! hangs by TCX, which runs before all filters, or by a filter before ours, they hang by TCX too, first
+//! of all. What stands at the hooks is looked at again and again.
+
+mod standing;
 
 use std::io;
 
@@ -16,14 +25,13 @@ use aya::util::KernelVersion;
 use detector_core::link::Link;
 use detector_core::settings::Settings;
 
+use self::standing::{Filter, Standing};
 use super::error::HookError;
+use crate::source::questions::Questions;
 
-/// The preference of our filters, where there is no TCX: filters are tried from the lowest on, and
-/// those that `tc` numbers itself begin at 49,152.
-const PREFERENCE: u16 = 7;
-
-/// Their handle, by which they can be told from those of others.
-const HANDLE: TcHandle = TcHandle::new(0, 0xde7);
+/// Our filters: they are tried from the lowest preference on, and those that `tc` numbers itself begin
+/// at 49,152; by the handle ours can be told from those of others.
+const OURS: Filter = Filter { preference: 7, handle: 0xde7 };
 
 /// The loopback device of every network namespace.
 const LOOPBACK: u32 = 1;
@@ -31,13 +39,20 @@ const LOOPBACK: u32 = 1;
 /// The veth pair of Calico's eBPF dataplane, which is no workload's.
 const DATAPLANE: [&str; 2] = ["bpfin.cali", "bpfout.cali"];
 
-/// How programs are hung on interfaces.
+/// How programs may be hung on interfaces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hooks {
-    /// TCX where the kernel has it, which is since 6.6; else filters.
+    /// By filters, and by TCX where others stand before those.
     Best,
-    /// Filters of the qdisc clsact.
+    /// By filters of the qdisc clsact.
     Filters,
+}
+
+/// By what a program hangs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Filter,
+    Tcx,
 }
 
 impl Hooks {
@@ -51,9 +66,16 @@ impl Hooks {
     /// The word for it in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Best => "tcx",
+            Self::Best => "clsact or tcx",
             Self::Filters => "clsact",
         }
+    }
+
+    /// By what a program must hang to stand first, where this stands at the hook.
+    fn way(self, standing: &Standing) -> Way {
+        let first = standing.tcx.is_empty()
+            && !standing.filters.iter().any(|filter| filter.is_before(OURS));
+        if first || self == Self::Filters { Way::Filter } else { Way::Tcx }
     }
 }
 
@@ -110,7 +132,17 @@ impl Place {
 /// An interface's programs.
 pub(super) struct Hung {
     pub(super) place: Place,
-    links: Vec<(&'static str, SchedClassifierLinkId)>,
+    /// Its name when they were hung.
+    pub(super) link: Link,
+    programs: Vec<HungProgram>,
+}
+
+/// A program on one hook of an interface.
+struct HungProgram {
+    name: &'static str,
+    hook: TcAttachType,
+    way: Way,
+    id: SchedClassifierLinkId,
 }
 
 /// All programs.
@@ -125,53 +157,95 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
 /// Hangs the programs on an interface.
 pub(super) fn hang(
     ebpf: &mut Ebpf,
+    questions: &mut Questions,
     hooks: Hooks,
     link: &Link,
     place: Place,
 ) -> Result<Hung, HookError> {
-    let name = link.name.as_str();
-    let ether = has_ethernet_header(name)?;
-    if hooks == Hooks::Filters {
-        match qdisc_add_clsact(name) {
-            Ok(()) | Err(TcError::AlreadyAttached) => {}
-            // Older kernels say only that it exists.
-            Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => {
-                // What is wrong shows when the first filter is added.
-                tracing::debug!(interface = name, %error, "no qdisc clsact");
-            }
-        }
-    }
-    let mut hung = Hung { place, links: Vec::new() };
-    for (program_name, hook) in place.programs(ether) {
-        let options = match hooks {
-            Hooks::Best => TcAttachOptions::TcxOrder(LinkOrder::first()),
-            Hooks::Filters => {
-                // One that was left by a crash: there is none as a rule.
-                let _ = qdisc_detach_program(name, hook, program_name);
-                TcAttachOptions::Netlink(NlOptions {
-                    priority: PREFERENCE,
-                    handle: HANDLE,
-                    classid: None,
-                })
-            }
-        };
-        let attached = program(ebpf, program_name)
-            .and_then(|program| program.attach_with_options(name, hook, options));
-        match attached {
-            Ok(id) => hung.links.push((program_name, id)),
+    let interface = link.name.as_str();
+    let ether = has_ethernet_header(interface)?;
+    let mut hung = Hung { place, link: link.clone(), programs: Vec::new() };
+    for (name, hook) in place.programs(ether) {
+        match hang_one(ebpf, questions, hooks, link, (name, hook)) {
+            Ok((way, id)) => hung.programs.push(HungProgram { name, hook, way, id }),
             Err(error) => {
                 unhang(ebpf, hung);
-                return Err(error.into());
+                return Err(error);
             }
         }
     }
     Ok(hung)
 }
 
+fn hang_one(
+    ebpf: &mut Ebpf,
+    questions: &mut Questions,
+    hooks: Hooks,
+    link: &Link,
+    (name, hook): (&'static str, TcAttachType),
+) -> Result<(Way, SchedClassifierLinkId), HookError> {
+    let interface = link.name.as_str();
+    let standing = Standing::at(questions, link, hook)?;
+    let way = hooks.way(&standing);
+    let options = match way {
+        Way::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
+        Way::Filter => {
+            add_qdisc(interface);
+            if standing.filters.contains(&OURS) {
+                // One that a crash has left.
+                for name in ALL {
+                    let _ = qdisc_detach_program(interface, hook, name);
+                }
+            }
+            let handle = TcHandle::from(OURS.handle);
+            let priority = OURS.preference;
+            TcAttachOptions::Netlink(NlOptions { priority, handle, classid: None })
+        }
+    };
+    let id = program(ebpf, name)?.attach_with_options(interface, hook, options)?;
+    Ok((way, id))
+}
+
+/// Adds the qdisc that filters need, if there is none. What is wrong shows when the first filter is
+/// added.
+fn add_qdisc(interface: &str) {
+    match qdisc_add_clsact(interface) {
+        Ok(()) | Err(TcError::AlreadyAttached) => {}
+        // Older kernels say only that it exists.
+        Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => tracing::debug!(interface, %error, "no qdisc clsact"),
+    }
+}
+
+/// What is wrong with the programs of an interface, where they hung once: somebody has taken one away,
+/// or has come before it.
+pub(super) fn trouble(
+    ebpf: &mut Ebpf,
+    questions: &mut Questions,
+    hooks: Hooks,
+    hung: &Hung,
+) -> Result<Option<&'static str>, HookError> {
+    for HungProgram { name, hook, way, .. } in &hung.programs {
+        let mut standing = Standing::at(questions, &hung.link, *hook)?;
+        let own = program(ebpf, name)?.info()?.id();
+        let present = match way {
+            Way::Filter => standing.filters.contains(&OURS),
+            Way::Tcx => standing.tcx.contains(&own),
+        };
+        if !present {
+            return Ok(Some("somebody has taken it away"));
+        }
+        standing.tcx.retain(|id| *id != own);
+        if *way == Way::Filter && hooks.way(&standing) == Way::Tcx {
+            return Ok(Some("a program of another has come before it"));
+        }
+    }
+    Ok(None)
+}
+
 /// Takes the programs from an interface, which may be gone.
 pub(super) fn unhang(ebpf: &mut Ebpf, hung: Hung) {
-    for (name, id) in hung.links {
+    for HungProgram { name, id, .. } in hung.programs {
         let done = program(ebpf, name).and_then(|program| program.detach(id));
         if let Err(error) = done {
             tracing::debug!(%error, "a program was gone with its interface");
@@ -228,6 +302,21 @@ mod tests {
         assert_eq!(place(1, "lo", LinkKind::Physical, None), None);
         assert_eq!(place(6, "vethabc", LinkKind::Container, None), None);
         assert_eq!(place(7, "bpfin.cali", LinkKind::Container, None), None);
+    }
+
+    #[test]
+    fn programs_hang_by_filters_unless_others_come_before_those() {
+        let filter = |preference| Filter { preference, handle: 1 };
+        let way = |tcx: &[u32], filters: &[Filter]| {
+            Hooks::Best.way(&Standing { tcx: tcx.to_vec(), filters: filters.to_vec() })
+        };
+        assert_eq!(way(&[], &[]), Way::Filter);
+        assert_eq!(way(&[], &[OURS, filter(8), filter(49_152)]), Way::Filter);
+        assert_eq!(way(&[], &[filter(1)]), Way::Tcx);
+        assert_eq!(way(&[], &[filter(7)]), Way::Tcx);
+        assert_eq!(way(&[9], &[]), Way::Tcx);
+        let standing = Standing { tcx: vec![9], filters: vec![filter(1)] };
+        assert_eq!(Hooks::Filters.way(&standing), Way::Filter);
     }
 
     #[test]

@@ -7,13 +7,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use detector_core::traffic::TranslationRule;
+use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use self::expression::Meaning;
 use self::set::{Element, Value};
 use super::chains::{Action, Destination, Rule, Table};
 use crate::source::kernel::Message;
 use crate::source::kernel::wire::{Attribute, attributes};
-use crate::source::netfilter::{HEADER, Questions, printable, text};
+use crate::source::netfilter::{HEADER, printable, question, text};
+use crate::source::questions::Questions;
 
 /// `NFNL_SUBSYS_NFTABLES`.
 const SUBSYSTEM: u16 = 0x0a00;
@@ -48,7 +50,7 @@ type Key = (u8, String);
 /// Reads all rules that translate destinations.
 pub(super) fn read() -> io::Result<Vec<TranslationRule>> {
     for tried in 1.. {
-        let mut questions = Questions::open()?;
+        let mut questions = Questions::open(NETLINK_NETFILTER)?;
         let rules = match read_once(&mut questions) {
             Ok(rules) => rules,
             // A kernel without nftables has no rules of it.
@@ -71,7 +73,7 @@ pub(super) fn read() -> io::Result<Vec<TranslationRule>> {
 
 fn read_once(questions: &mut Questions) -> io::Result<Vec<TranslationRule>> {
     let mut tables: BTreeMap<Key, Table> = BTreeMap::new();
-    questions.dump(GETCHAIN, ALL, &[], &mut |message| {
+    questions.dump(GETCHAIN, &question(ALL, &[]), &mut |message| {
         if let Some((key, chain)) = base_chain(message) {
             tables.entry(key).or_default().bases.push(chain);
         }
@@ -80,7 +82,8 @@ fn read_once(questions: &mut Questions) -> io::Result<Vec<TranslationRule>> {
     for ((family, name), mut table) in tables {
         table.name = format!("nft table {} {name}", word(family));
         let mut read: Vec<(String, Vec<Meaning>)> = Vec::new();
-        questions.dump(GETRULE, family, &text(RULE_TABLE, &name), &mut |message| {
+        let table_name = text(RULE_TABLE, &name);
+        questions.dump(GETRULE, &question(family, &table_name), &mut |message| {
             // Before Linux 4.17 or so the question's table is not heeded.
             if let Some((of, chain, meanings)) = rule(message, family)
                 && of == name
@@ -145,9 +148,9 @@ fn elements(
     set: &str,
 ) -> io::Result<Vec<Element>> {
     let mut all = Vec::new();
-    let mut question = text(SET_ELEM_LIST_TABLE, table);
-    question.extend(text(SET_ELEM_LIST_SET, set));
-    questions.dump(GETSETELEM, family, &question, &mut |message| {
+    let mut which = text(SET_ELEM_LIST_TABLE, table);
+    which.extend(text(SET_ELEM_LIST_SET, set));
+    questions.dump(GETSETELEM, &question(family, &which), &mut |message| {
         for attribute in body(message) {
             if attribute.kind == SET_ELEM_LIST_ELEMENTS {
                 let elements = attributes(attribute.value).filter_map(Result::ok);

@@ -1,0 +1,84 @@
+//! Questions to the kernel by netlink, answered by dumps.
+
+use std::io;
+
+use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike as _};
+
+use super::kernel::Message;
+use super::kernel::socket;
+
+/// `NLM_F_REQUEST | NLM_F_DUMP`.
+const FLAGS: u16 = 0x001 | 0x300;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+
+/// The kernel makes at most so much at once.
+const BUFFER: usize = 64 << 10;
+
+/// How long the kernel may take for one datagram, in seconds.
+const PATIENCE: i64 = 5;
+
+/// A socket for questions.
+pub(super) struct Questions {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+    /// Whether something has changed while it was told.
+    pub(super) interrupted: bool,
+}
+
+impl Questions {
+    /// Opens a socket of a netlink protocol in the network namespace of the calling thread.
+    pub(super) fn open(protocol: isize) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
+        socket.bind_auto()?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE))
+            .map_err(io::Error::from)?;
+        Ok(Self { socket, sequence: 0, buffer: vec![0; BUFFER], interrupted: false })
+    }
+
+    /// Asks for all of a kind, by what follows the netlink header, and shows each answer.
+    pub(super) fn dump(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        each: &mut dyn FnMut(&Message<'_>),
+    ) -> io::Result<()> {
+        self.sequence += 1;
+        let length = 16 + body.len();
+        let length = u32::try_from(length).map_err(io::Error::other)?;
+        let mut question = length.to_ne_bytes().to_vec();
+        question.extend(kind.to_ne_bytes());
+        question.extend(FLAGS.to_ne_bytes());
+        question.extend(self.sequence.to_ne_bytes());
+        question.extend([0; 4]);
+        question.extend(body);
+        self.socket.send_to(&question, &SocketAddr::new(socket::KERNEL, 0), 0)?;
+        loop {
+            let datagram = socket::receive(&self.socket, &mut self.buffer, 0)?;
+            let bytes = self.buffer.get(..datagram.length).filter(|_| datagram.from_kernel);
+            let Some(bytes) = bytes else { continue };
+            for message in Message::all(bytes) {
+                let message = message.map_err(io::Error::other)?;
+                if message.sequence != self.sequence {
+                    continue;
+                }
+                self.interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+                match message.kind {
+                    NLMSG_DONE => return Ok(()),
+                    NLMSG_ERROR => {
+                        let code = message.body.first_chunk().map(|code| i32::from_ne_bytes(*code));
+                        return match code {
+                            Some(0) => Ok(()),
+                            code => Err(io::Error::from_raw_os_error(-code.unwrap_or(-libc::EIO))),
+                        };
+                    }
+                    _ => each(&message),
+                }
+            }
+        }
+    }
+}
