@@ -74,8 +74,9 @@ pub struct Packets {
     refused: BTreeSet<IfIndex>,
     hooks: Hooks,
     questions: Questions,
-    /// The interface that was looked at last by [`Packets::verify`].
+    /// The interface that was looked at last by [`Packets::verify`], and those that are looked at first.
     verified: Option<IfIndex>,
+    unverified: BTreeSet<IfIndex>,
     rehung: u64,
     ebpf: Ebpf,
     counts: Counts,
@@ -111,6 +112,7 @@ impl Packets {
             hooks: hooks.of_this_kernel(),
             questions: Questions::open(NETLINK_ROUTE).map_err(PacketsError::Questions)?,
             verified: None,
+            unverified: BTreeSet::new(),
             rehung: 0,
             counts: Counts::take(&mut ebpf)?,
             sources: Sources::take(&mut ebpf)?,
@@ -130,7 +132,7 @@ impl Packets {
     /// Follows a change of interfaces; what is wrong with one of them is told once.
     pub fn follow(&mut self, settings: &Settings, change: &KernelChange) {
         match change {
-            KernelChange::Link(link) => self.link(settings, link),
+            KernelChange::Link(link) => self.link(settings, link, true),
             KernelChange::LinkGone(index) => self.gone(*index),
             _ => {}
         }
@@ -139,7 +141,7 @@ impl Packets {
     /// Takes an interface that a dump shows.
     pub fn follow_state(&mut self, settings: &Settings, state: &KernelState) {
         if let KernelState::Link(link) = state {
-            self.link(settings, link);
+            self.link(settings, link, false);
         }
     }
 
@@ -240,10 +242,11 @@ impl Packets {
     /// those of others. Where they do not, they are hung again.
     pub fn verify(&mut self) {
         let after = self.verified.map_or(Bound::Unbounded, Bound::Excluded);
-        let next = self.hung.range((after, Bound::Unbounded)).map(|(index, _)| *index);
-        let next: Vec<IfIndex> = next.take(AT_ONCE).collect();
-        self.verified = next.last().copied().filter(|_| next.len() == AT_ONCE);
-        for index in next {
+        let others = self.hung.range((after, Bound::Unbounded)).map(|(index, _)| *index);
+        let others: Vec<IfIndex> = others.take(AT_ONCE).collect();
+        self.verified = others.last().copied().filter(|_| others.len() == AT_ONCE);
+        let first = std::iter::from_fn(|| self.unverified.pop_first()).take(AT_ONCE);
+        for index in first.chain(others).collect::<BTreeSet<_>>() {
             let Some(hung) = self.hung.get(&index) else { continue };
             let (link, place) = (hung.link.clone(), hung.place);
             match hooks::trouble(&mut self.ebpf, &mut self.questions, self.hooks, hung) {
@@ -255,7 +258,7 @@ impl Packets {
                         warn!(%interface, why, times, "a packet program is hung anew");
                     }
                     self.unhang(index);
-                    self.hang(&link, place);
+                    self.hang(&link, place, false);
                 }
                 // It is gone, which is told elsewhere, or renamed, and is looked at by its new name.
                 Err(error) => debug!(interface = %link.name, %error, "cannot be looked at"),
@@ -272,7 +275,7 @@ impl Packets {
         seen
     }
 
-    fn link(&mut self, settings: &Settings, link: &Link) {
+    fn link(&mut self, settings: &Settings, link: &Link, is_new: bool) {
         let former = self.hung.get(&link.index).map(|hung| hung.place);
         let place = Place::of(settings, link, former);
         if place == former {
@@ -283,15 +286,19 @@ impl Packets {
         }
         self.unhang(link.index);
         if let Some(place) = place {
-            self.hang(link, place);
+            self.hang(link, place, is_new);
         }
     }
 
-    fn hang(&mut self, link: &Link, place: Place) {
-        match hooks::hang(&mut self.ebpf, &mut self.questions, self.hooks, link, place) {
+    fn hang(&mut self, link: &Link, place: Place, is_new: bool) {
+        let Self { ebpf, questions, hooks, .. } = self;
+        match hooks::hang(ebpf, questions, *hooks, (link, is_new), place) {
             Ok(hung) => {
                 debug!(interface = %link.name, place = place.as_str(), "packets are watched");
                 self.refused.remove(&link.index);
+                if is_new {
+                    self.unverified.insert(link.index);
+                }
                 self.hung.insert(link.index, hung);
             }
             // It has gone in the meantime, which is told next.
@@ -309,7 +316,10 @@ impl Packets {
     }
 
     fn gone(&mut self, index: IfIndex) {
-        self.unhang(index);
+        if let Some(hung) = self.hung.remove(&index) {
+            hooks::forget(&mut self.ebpf, hung);
+        }
+        self.unverified.remove(&index);
         self.refused.remove(&index);
         // Where it fails, nothing was there.
         let _ = self.sources.set(index, &[]);

@@ -1,6 +1,7 @@
 //! Questions to the kernel by netlink, answered by dumps.
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -80,5 +81,11 @@ impl Questions {
                 }
             }
         }
+    }
+}
+
+impl AsRawFd for Questions {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }

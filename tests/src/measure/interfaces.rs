@@ -1,16 +1,20 @@
 //! How soon an interface is watched after it was made, and whether anything is left of those that are
 //! gone.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::loaded_maps;
-use aya::programs::{SchedClassifier, TcAttachType, loaded_links, loaded_programs};
+use aya::programs::{loaded_links, loaded_programs};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 
 use crate::agent::Agent;
 use crate::netns::Namespace;
@@ -25,8 +29,16 @@ const ROUNDS: u32 = 40;
 /// for all its readers after each.
 const GROUP: u32 = 77;
 
-/// How long one may take to be watched before the measurement is given up.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the next may take to be watched before the measurement is given up, in seconds.
+const PATIENCE: i64 = 5;
+const LONG: Duration = Duration::from_secs(5);
+
+/// `RTMGRP_LINK` of linux/rtnetlink.h.
+const LINKS: u32 = 1;
+
+/// `RTMGRP_TC`, which tells of filters, and the message that does.
+const TRAFFIC_CONTROL: u32 = 8;
+const NEW_FILTER: u16 = 44;
 
 /// Packets that a pod sends in a millisecond all the while.
 const BURST: u32 = 10;
@@ -86,60 +98,85 @@ fn send(to: Ipv4Addr, stop: &AtomicBool) -> Result<u64> {
     Ok(sent)
 }
 
-/// Makes interfaces, waits for each, and unmakes them.
+/// Makes interfaces, waits for each to be watched, and unmakes them.
 fn round(namespace: &Namespace, waits: &mut Vec<Duration>) -> Result<()> {
-    let (tell, made) = channel();
-    let watched = std::thread::scope(|scope| -> Result<()> {
-        let maker = scope.spawn(|| make(namespace, tell));
-        namespace.within(|| -> Result<()> {
-            for (name, told) in made {
-                for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
-                    let watched = || SchedClassifier::query_tcx(&name, hook);
-                    while watched().map_or(0, |(_, programs)| programs.len()) == 0 {
-                        ensure!(told.elapsed() < PATIENCE, "{name} is not watched");
-                        std::thread::yield_now();
-                    }
-                }
-                waits.push(told.elapsed());
-            }
-            Ok(())
-        })?;
-        maker.join().map_err(|_| anyhow::anyhow!("the maker panicked"))?
+    let made = std::thread::scope(|scope| -> Result<()> {
+        let socket = listen(namespace, TRAFFIC_CONTROL)?;
+        let listener = scope.spawn(move || hear(&socket));
+        let told = make(namespace)?;
+        let heard = listener.join().map_err(|_| anyhow::anyhow!("the listener panicked"))??;
+        for (index, told) in told {
+            let watched = heard.get(&index).with_context(|| format!("{index} is not watched"))?;
+            waits.push(watched.saturating_duration_since(told));
+        }
+        Ok(())
     });
     namespace.ip(&format!("link del group {GROUP}"))?;
-    watched
+    made
 }
 
-/// Has one `ip` make interfaces one after the other; tells of each when it is there, with the time at
-/// which it was asked for.
-fn make(namespace: &Namespace, tell: Sender<(String, Instant)>) -> Result<()> {
+/// Joins a group of notifications.
+fn listen(namespace: &Namespace, group: u32) -> Result<Socket> {
+    namespace.within(|| {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind(&SocketAddr::new(0, group))?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE))?;
+        Ok(socket)
+    })
+}
+
+/// Hears which interfaces get their second filter, and when, until all have it.
+fn hear(socket: &Socket) -> Result<BTreeMap<u32, Instant>> {
+    let (mut once, mut twice) = (BTreeSet::new(), BTreeMap::new());
+    while twice.len() < AT_ONCE as usize {
+        let (datagram, _) = socket.recv_from_full().context("not all interfaces are watched")?;
+        let now = Instant::now();
+        // A message is a datagram here: behind the header of netlink comes a `struct tcmsg`.
+        let kind = datagram.get(4..6).context("no netlink header")?;
+        if u16::from_ne_bytes([kind[0], kind[1]]) != NEW_FILTER {
+            continue;
+        }
+        let index = datagram.get(20..24).context("no struct tcmsg")?;
+        let index = u32::from_ne_bytes(index.try_into()?);
+        if !once.insert(index) {
+            twice.insert(index, now);
+        }
+    }
+    Ok(twice)
+}
+
+/// Has one `ip` make interfaces one after the other; gives for each the time at which it was asked for.
+fn make(namespace: &Namespace) -> Result<Vec<(u32, Instant)>> {
     let mut ip = Command::new("ip");
     ip.args(["-batch", "-"]).stdin(Stdio::piped());
     namespace.hold(&mut ip);
     let mut ip = ip.spawn().context("cannot start ip: install iproute2")?;
     let mut stdin = ip.stdin.take().context("the input of ip is piped")?;
-    namespace.within(|| -> Result<()> {
+    let links = listen(namespace, LINKS)?;
+    let made = namespace.within(|| -> Result<Vec<(u32, Instant)>> {
+        let mut made = Vec::new();
         for n in 0..AT_ONCE {
             let name = format!("cali{n:011x}");
             let told = Instant::now();
             writeln!(stdin, "link add {name} group {GROUP} type veth peer name p{n}")?;
-            while nix::net::if_::if_nametoindex(name.as_str()).is_err() {
-                ensure!(told.elapsed() < PATIENCE, "{name} was never made");
-                std::thread::yield_now();
-            }
-            // Where nobody listens any more, the measurement has failed already.
-            let _ = tell.send((name, told));
+            let index = loop {
+                links.recv_from_full().with_context(|| format!("{name} was never made"))?;
+                if let Ok(index) = nix::net::if_::if_nametoindex(name.as_str()) {
+                    break index;
+                }
+            };
+            made.push((index, told));
         }
-        Ok(())
+        Ok(made)
     })?;
     drop(stdin);
     ensure!(ip.wait()?.success(), "ip could not make all interfaces");
-    Ok(())
+    Ok(made)
 }
 
 /// What is kept once the agent has heard of the last interface's end.
 fn settled(agent: &Agent, before: Kept) -> Result<Kept> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + LONG;
     loop {
         let now = kept(agent)?;
         if now == before || Instant::now() > end {

@@ -14,6 +14,7 @@
 mod standing;
 
 use std::io;
+use std::os::fd::AsRawFd;
 
 use aya::Ebpf;
 use aya::programs::tc::{
@@ -154,67 +155,76 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
     ALL.iter().try_for_each(|name| program(ebpf, name)?.load())
 }
 
-/// Hangs the programs on an interface.
+/// Hangs the programs on an interface. On one that is new nobody is looked for who may stand there
+/// already: of what the kernel does with its lock held, each question costs as much as a filter.
 pub(super) fn hang(
     ebpf: &mut Ebpf,
     questions: &mut Questions,
     hooks: Hooks,
-    link: &Link,
+    (link, is_new): (&Link, bool),
     place: Place,
 ) -> Result<Hung, HookError> {
     let interface = link.name.as_str();
-    let ether = has_ethernet_header(interface)?;
+    let ether = has_ethernet_header(questions, interface)?;
     let mut hung = Hung { place, link: link.clone(), programs: Vec::new() };
+    // Where the qdisc is new as well, no filter stands.
+    let is_bare = is_new && add_qdisc(interface);
     for (name, hook) in place.programs(ether) {
-        match hang_one(ebpf, questions, hooks, link, (name, hook)) {
-            Ok((way, id)) => hung.programs.push(HungProgram { name, hook, way, id }),
+        let standing =
+            if is_bare { Standing::default() } else { Standing::at(questions, link, hook)? };
+        let way = hooks.way(&standing);
+        if way == Way::Filter && !is_bare {
+            make_room(interface, hook, &standing);
+        }
+        match hang_one(ebpf, interface, way, (name, hook)) {
+            Ok(id) => hung.programs.push(HungProgram { name, hook, way, id }),
             Err(error) => {
                 unhang(ebpf, hung);
-                return Err(error);
+                return Err(error.into());
             }
         }
     }
     Ok(hung)
 }
 
-fn hang_one(
-    ebpf: &mut Ebpf,
-    questions: &mut Questions,
-    hooks: Hooks,
-    link: &Link,
-    (name, hook): (&'static str, TcAttachType),
-) -> Result<(Way, SchedClassifierLinkId), HookError> {
-    let interface = link.name.as_str();
-    let standing = Standing::at(questions, link, hook)?;
-    let way = hooks.way(&standing);
-    let options = match way {
-        Way::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
-        Way::Filter => {
-            add_qdisc(interface);
-            if standing.filters.contains(&OURS) {
-                // One that a crash has left.
-                for name in ALL {
-                    let _ = qdisc_detach_program(interface, hook, name);
-                }
-            }
-            let handle = TcHandle::from(OURS.handle);
-            let priority = OURS.preference;
-            TcAttachOptions::Netlink(NlOptions { priority, handle, classid: None })
+/// Adds the qdisc, and takes away the filter that a crash has left.
+fn make_room(interface: &str, hook: TcAttachType, standing: &Standing) {
+    add_qdisc(interface);
+    if standing.filters.contains(&OURS) {
+        for name in ALL {
+            let _ = qdisc_detach_program(interface, hook, name);
         }
-    };
-    let id = program(ebpf, name)?.attach_with_options(interface, hook, options)?;
-    Ok((way, id))
+    }
 }
 
-/// Adds the qdisc that filters need, if there is none. What is wrong shows when the first filter is
-/// added.
-fn add_qdisc(interface: &str) {
+fn hang_one(
+    ebpf: &mut Ebpf,
+    interface: &str,
+    way: Way,
+    (name, hook): (&'static str, TcAttachType),
+) -> Result<SchedClassifierLinkId, ProgramError> {
+    let options = match way {
+        Way::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
+        Way::Filter => TcAttachOptions::Netlink(NlOptions {
+            priority: OURS.preference,
+            handle: TcHandle::from(OURS.handle),
+            classid: None,
+        }),
+    };
+    program(ebpf, name)?.attach_with_options(interface, hook, options)
+}
+
+/// Adds the qdisc that filters need; says whether there was none. What is wrong shows when the first
+/// filter is added.
+fn add_qdisc(interface: &str) -> bool {
     match qdisc_add_clsact(interface) {
-        Ok(()) | Err(TcError::AlreadyAttached) => {}
+        Ok(()) => return true,
+        Err(TcError::AlreadyAttached) => {}
         // Older kernels say only that it exists.
         Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => tracing::debug!(interface, %error, "no qdisc clsact"),
     }
+    false
 }
 
 /// What is wrong with the programs of an interface, where they hung once: somebody has taken one away,
@@ -243,12 +253,26 @@ pub(super) fn trouble(
     Ok(None)
 }
 
-/// Takes the programs from an interface, which may be gone.
+/// Takes the programs from an interface.
 pub(super) fn unhang(ebpf: &mut Ebpf, hung: Hung) {
     for HungProgram { name, id, .. } in hung.programs {
         let done = program(ebpf, name).and_then(|program| program.detach(id));
         if let Err(error) = done {
-            tracing::debug!(%error, "a program was gone with its interface");
+            tracing::debug!(%error, "a program was gone already");
+        }
+    }
+}
+
+/// Forgets the programs of an interface that is gone, and its filters with it.
+pub(super) fn forget(ebpf: &mut Ebpf, hung: Hung) {
+    for HungProgram { name, way, id, .. } in hung.programs {
+        let link = program(ebpf, name).and_then(|program| program.take_link(id));
+        match link {
+            // What its end would ask of the kernel costs those who make interfaces their time. Such a
+            // link is a few numbers.
+            Ok(link) if way == Way::Filter => std::mem::forget(link),
+            Ok(link) => drop(link),
+            Err(error) => tracing::debug!(%error, "a program was gone with its interface"),
         }
     }
 }
@@ -257,10 +281,9 @@ fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut SchedClassifier
     ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
-/// Whether packets of the interface begin with an Ethernet header (`SIOCGIFHWADDR`, netdevice(7)).
-fn has_ethernet_header(name: &str) -> io::Result<bool> {
-    let socket = std::net::UdpSocket::bind(("127.0.0.1", 0))
-        .or_else(|_| std::net::UdpSocket::bind(("::1", 0)))?;
+/// Whether packets of the interface begin with an Ethernet header (`SIOCGIFHWADDR`, netdevice(7), which
+/// any socket can be asked).
+fn has_ethernet_header(socket: &impl AsRawFd, name: &str) -> io::Result<bool> {
     // SAFETY: all bytes zero are a value of this plain structure.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // An interface's name has at most 15 bytes, so that a zero stays behind it.
@@ -269,9 +292,7 @@ fn has_ethernet_header(name: &str) -> io::Result<bool> {
     }
     // SAFETY: the descriptor is open for the call, and the kernel writes into the request it is given
     // the address of, which has the size that this request number stands for.
-    let done = unsafe {
-        libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCGIFHWADDR, &raw mut request)
-    };
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) };
     if done < 0 {
         return Err(io::Error::last_os_error());
     }
