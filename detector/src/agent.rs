@@ -305,6 +305,7 @@ impl Agent {
                 self.dumps += 1;
                 if let Some(packets) = &mut self.packets {
                     packets.sweep();
+                    packets.settle();
                 }
                 self.observe(What::SnapshotEnd);
                 if !self.resync.is_wanted() {
@@ -426,7 +427,7 @@ impl Agent {
         self.own_up();
         self.look_at_packets();
         if let Some(packets) = &mut self.packets {
-            packets.verify();
+            packets.tend();
         }
         self.listen_again(self.route_source);
         if self.trimmed.elapsed() >= TRIM {

@@ -42,8 +42,8 @@ pub enum RouteSource {
 /// How packets are watched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum PacketSource {
-    /// By eBPF programs, hung on interfaces by filters of the qdisc clsact, and by TCX where others
-    /// stand before those.
+    /// By eBPF programs, hung on interfaces by filters of the qdisc clsact at first, then by TCX where
+    /// the kernel has it.
     #[default]
     Auto,
     /// By eBPF programs on filters of the qdisc clsact, whoever stands before them.

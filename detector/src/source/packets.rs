@@ -8,16 +8,16 @@ mod counts;
 mod error;
 mod hooks;
 mod sources;
+mod worker;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, include_bytes_aligned};
-use detector_core::link::Link;
+use detector_core::link::{InterfaceName, Link};
 use detector_core::observation::{KernelChange, KernelState};
 use detector_core::route::{IfIndex, Prefix};
 use detector_core::settings::Settings;
@@ -25,13 +25,14 @@ use detector_core::traffic::{Pretended, Traffic};
 use detector_ebpf::traffic::Oddity;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use tokio::io::unix::AsyncFd;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use self::counts::Counts;
 pub use self::error::PacketsError;
 pub use self::hooks::Hooks;
-use self::hooks::{Hung, Place};
+use self::hooks::{Place, Rig};
 use self::sources::Sources;
+use self::worker::{Done, Worker};
 use crate::source::questions::Questions;
 use crate::source::witness::{Memory, loader};
 
@@ -40,8 +41,8 @@ static PROGRAMS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detec
 /// How much longer the maps are left alone than it took to read them: of one core it is 2 %.
 const PAUSE: u32 = 50;
 
-/// Interfaces that are looked at again at once, each second.
-const AT_ONCE: usize = 16;
+/// How long programs that count are left where they hang when no address is watched any more.
+const LINGER: Duration = Duration::from_mins(1);
 
 /// What the programs and the agent could not do, and how much there is to see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -70,20 +71,19 @@ pub struct PacketCounters {
 
 /// The loaded programs, what they hang on, and their maps.
 pub struct Packets {
-    hung: BTreeMap<IfIndex, Hung>,
-    refused: BTreeSet<IfIndex>,
+    worker: Worker,
     hooks: Hooks,
-    questions: Questions,
-    /// The interface that was looked at last by [`Packets::verify`], and those that are looked at first.
-    verified: Option<IfIndex>,
-    unverified: BTreeSet<IfIndex>,
-    rehung: u64,
-    ebpf: Ebpf,
+    /// As what each interface is watched, or will be in a moment.
+    places: BTreeMap<IfIndex, (Place, InterfaceName)>,
     counts: Counts,
     sources: Sources,
     odd: PerCpuArray<MapData, u64>,
     bell: AsyncFd<RingBuf<MapData>>,
     unwatched: u64,
+    /// How often addresses began to be watched where none was, and whether that lasts.
+    watching: (u64, bool),
+    /// Since when none is.
+    idle: Option<Instant>,
     /// When the maps are read again at the earliest.
     rested: Instant,
 }
@@ -106,21 +106,23 @@ impl Packets {
         let bell =
             unsafe { AsyncFd::register(ring) }.map_err(|error| PacketsError::Bell(error.into()))?;
         let odd = take(&mut ebpf, "ODD")?.try_into().map_err(|error| PacketsError::map(&error))?;
+        let (counts, sources) = (Counts::take(&mut ebpf)?, Sources::take(&mut ebpf)?);
+        let hooks = hooks.of_this_kernel();
+        let questions = Questions::open(NETLINK_ROUTE).map_err(PacketsError::Questions)?;
+        let worker =
+            Worker::start(Rig::new(ebpf, questions, hooks)).map_err(PacketsError::Thread)?;
         Ok(Self {
-            hung: BTreeMap::new(),
-            refused: BTreeSet::new(),
-            hooks: hooks.of_this_kernel(),
-            questions: Questions::open(NETLINK_ROUTE).map_err(PacketsError::Questions)?,
-            verified: None,
-            unverified: BTreeSet::new(),
-            rehung: 0,
-            counts: Counts::take(&mut ebpf)?,
-            sources: Sources::take(&mut ebpf)?,
+            worker,
+            hooks,
+            places: BTreeMap::new(),
+            counts,
+            sources,
             odd,
             bell,
             unwatched: 0,
+            watching: (0, false),
+            idle: None,
             rested: Instant::now(),
-            ebpf,
         })
     }
 
@@ -148,6 +150,11 @@ impl Packets {
     /// Counts packets for an address from now on. False where there is no room for it.
     pub fn watch(&mut self, address: IpAddr) -> bool {
         let watched = self.counts.watch(address);
+        self.idle = None;
+        if !self.watching.1 {
+            self.watching = (self.watching.0 + 1, true);
+            self.worker.watching(Some(self.watching.0));
+        }
         if let Err(error) = &watched {
             self.unwatched += 1;
             if self.unwatched.is_power_of_two() {
@@ -160,6 +167,22 @@ impl Packets {
     /// Counts them no longer.
     pub fn unwatch(&mut self, address: IpAddr) {
         self.counts.unwatch(address);
+        if self.counts.watched() == 0 && self.idle.is_none() {
+            self.idle = Some(Instant::now());
+        }
+    }
+
+    /// To be called now and then: takes away what is no longer needed.
+    pub fn tend(&mut self) {
+        if self.watching.1 && self.idle.is_some_and(|since| since.elapsed() >= LINGER) {
+            self.watching.1 = false;
+            self.worker.watching(None);
+        }
+    }
+
+    /// Waits until all interfaces that were told of are watched.
+    pub fn settle(&self) {
+        self.worker.settle();
     }
 
     /// Says which source addresses an interface's packets may have; none where nobody knows.
@@ -174,9 +197,11 @@ impl Packets {
         }
     }
 
-    /// All that was counted for a watched address; `None` where it is not watched.
+    /// All that was counted for a watched address; `None` where it is not watched, or was for so short a
+    /// time that nothing counted yet.
     pub fn traffic(&mut self, address: IpAddr) -> Option<Traffic> {
-        self.counts.traffic(address)
+        let counts = self.worker.done().watching == Some(self.watching.0);
+        if counts { self.counts.traffic(address) } else { None }
     }
 
     /// What was counted for each watched address that had packets since the last look.
@@ -215,12 +240,12 @@ impl Packets {
         let odd = |oddity: Oddity| {
             self.odd.get(&(oddity as u32), 0).map(|counts| counts.iter().sum()).unwrap_or_default()
         };
-        let at = |place| self.hung.values().filter(|hung| hung.place == place).count();
+        let Done { pods, uplinks, refused, rehung, watching: _ } = self.worker.done();
         PacketCounters {
-            pods: at(Place::Pod),
-            uplinks: at(Place::Uplink),
-            refused: self.refused.len(),
-            rehung: self.rehung,
+            pods,
+            uplinks,
+            refused,
+            rehung,
             watched: self.counts.watched(),
             unwatched: self.unwatched,
             not_apart: odd(Oddity::NotApart),
@@ -233,36 +258,8 @@ impl Packets {
     /// Forgets interfaces that are gone without anybody having told.
     pub fn sweep(&mut self) {
         let gone = |index: &IfIndex| nix::net::if_::if_indextoname(index.get()).is_err();
-        for index in self.hung.keys().copied().filter(gone).collect::<Vec<_>>() {
+        for index in self.places.keys().copied().filter(gone).collect::<Vec<_>>() {
             self.gone(index);
-        }
-    }
-
-    /// Looks at some of the interfaces again, in turn: whether their programs still hang there, before
-    /// those of others. Where they do not, they are hung again.
-    pub fn verify(&mut self) {
-        let after = self.verified.map_or(Bound::Unbounded, Bound::Excluded);
-        let others = self.hung.range((after, Bound::Unbounded)).map(|(index, _)| *index);
-        let others: Vec<IfIndex> = others.take(AT_ONCE).collect();
-        self.verified = others.last().copied().filter(|_| others.len() == AT_ONCE);
-        let first = std::iter::from_fn(|| self.unverified.pop_first()).take(AT_ONCE);
-        for index in first.chain(others).collect::<BTreeSet<_>>() {
-            let Some(hung) = self.hung.get(&index) else { continue };
-            let (link, place) = (hung.link.clone(), hung.place);
-            match hooks::trouble(&mut self.ebpf, &mut self.questions, self.hooks, hung) {
-                Ok(None) => {}
-                Ok(Some(why)) => {
-                    self.rehung += 1;
-                    if self.rehung.is_power_of_two() {
-                        let (interface, times) = (&link.name, self.rehung);
-                        warn!(%interface, why, times, "a packet program is hung anew");
-                    }
-                    self.unhang(index);
-                    self.hang(&link, place, false);
-                }
-                // It is gone, which is told elsewhere, or renamed, and is looked at by its new name.
-                Err(error) => debug!(interface = %link.name, %error, "cannot be looked at"),
-            }
         }
     }
 
@@ -276,59 +273,31 @@ impl Packets {
     }
 
     fn link(&mut self, settings: &Settings, link: &Link, is_new: bool) {
-        let former = self.hung.get(&link.index).map(|hung| hung.place);
-        let place = Place::of(settings, link, former);
-        if place == former {
-            if let Some(hung) = self.hung.get_mut(&link.index) {
-                hung.link.name = link.name.clone();
-            }
-            return;
-        }
-        self.unhang(link.index);
-        if let Some(place) = place {
-            self.hang(link, place, is_new);
-        }
-    }
-
-    fn hang(&mut self, link: &Link, place: Place, is_new: bool) {
-        let Self { ebpf, questions, hooks, .. } = self;
-        match hooks::hang(ebpf, questions, *hooks, (link, is_new), place) {
-            Ok(hung) => {
-                debug!(interface = %link.name, place = place.as_str(), "packets are watched");
-                self.refused.remove(&link.index);
-                if is_new {
-                    self.unverified.insert(link.index);
+        let former = self.places.get(&link.index);
+        let place = Place::of(settings, link, former.map(|(place, _)| *place));
+        match (place, former) {
+            (Some(place), Some((former, name))) if place == *former => {
+                if *name == link.name {
+                    return;
                 }
-                self.hung.insert(link.index, hung);
+                self.worker.rename(link.index, link.name.clone());
             }
-            // It has gone in the meantime, which is told next.
-            Err(error) if error.is_gone() => {}
-            Err(error) => {
-                if self.refused.insert(link.index) {
-                    warn!(
-                        interface = %link.name,
-                        %error,
-                        "degraded: the packets of an interface are not watched"
-                    );
-                }
-            }
+            (Some(place), _) => self.worker.hang(link, place, is_new),
+            (None, Some(_)) => self.worker.unhang(link.index),
+            (None, None) => return,
         }
+        match place {
+            Some(place) => self.places.insert(link.index, (place, link.name.clone())),
+            None => self.places.remove(&link.index),
+        };
     }
 
     fn gone(&mut self, index: IfIndex) {
-        if let Some(hung) = self.hung.remove(&index) {
-            hooks::forget(&mut self.ebpf, hung);
+        if self.places.remove(&index).is_some() {
+            self.worker.gone(index);
         }
-        self.unverified.remove(&index);
-        self.refused.remove(&index);
         // Where it fails, nothing was there.
         let _ = self.sources.set(index, &[]);
-    }
-
-    fn unhang(&mut self, index: IfIndex) {
-        if let Some(hung) = self.hung.remove(&index) {
-            hooks::unhang(&mut self.ebpf, hung);
-        }
     }
 }
 

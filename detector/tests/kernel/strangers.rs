@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::Array;
 use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact};
@@ -16,6 +16,8 @@ use detector_core::observation::KernelState;
 use crate::namespace::{in_namespace, index, ip, settings};
 
 static STRANGERS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-floors"));
+
+static PROGRAMS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-packets"));
 
 const SENDER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 20);
 const VICTIM: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
@@ -55,15 +57,42 @@ fn filter(priority: u16) -> TcAttachOptions {
     TcAttachOptions::Netlink(NlOptions { priority, handle, classid: None })
 }
 
-/// Ours on `cali1`, which watch the victim.
-fn ours() -> Packets {
-    let mut packets = Packets::load(Hooks::Best).unwrap();
+/// Ours on `cali1`.
+fn ours(hooks: Hooks) -> Packets {
+    let mut packets = Packets::load(hooks).unwrap();
     let name = InterfaceName::new("cali1").unwrap();
     let link = Link { index: index("cali1"), name, kind: LinkKind::Container, up: true };
     packets.follow_state(&settings(), &KernelState::Link(link));
+    packets.settle();
     assert_eq!((packets.counters().pods, packets.counters().refused), (1, 0));
-    assert!(packets.watch(VICTIM.into()));
     packets
+}
+
+/// The same, which watch the victim.
+fn watching(hooks: Hooks) -> Packets {
+    let mut packets = ours(hooks);
+    assert!(packets.watch(VICTIM.into()));
+    packets.settle();
+    packets
+}
+
+/// Waits for what is done in the background.
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// How many filters hang on both ways.
+fn filters() -> [usize; 2] {
+    ["ingress", "egress"].map(|hook| {
+        let args = ["filter", "show", "dev", "cali1", hook];
+        let output = std::process::Command::new("tc").args(args).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.matches(" id ").count()
+    })
 }
 
 fn counted(packets: &mut Packets) -> u64 {
@@ -170,15 +199,12 @@ fn a_program_that_was_there_first_goes_on_as_before() {
             let mut stranger = Stranger::load();
             stranger.hang(filter(priority));
             assert_eq!((victim.exchange(), stranger.seen()), (AS_WITHOUT_US, 10));
-            let mut packets = ours();
+            let mut packets = watching(Hooks::Best);
             assert_eq!((victim.exchange(), stranger.seen()), (AS_WITHOUT_US, 20));
             // Without TCX nobody stands before a filter of a lower preference.
             if priority == 49_152 || has_tcx() {
                 assert_eq!(counted(&mut packets), 10, "beside a filter of preference {priority}");
             }
-            // What needs nothing is left alone.
-            packets.verify();
-            assert_eq!(packets.counters().rehung, 0);
             drop(packets);
             assert_eq!((victim.exchange(), stranger.seen()), (AS_WITHOUT_US, 30));
         }
@@ -195,11 +221,9 @@ fn a_program_on_tcx_that_was_there_first_goes_on_as_before() {
         let mut stranger = Stranger::load();
         stranger.hang(TcAttachOptions::TcxOrder(LinkOrder::default()));
         assert_eq!((victim.exchange(), stranger.seen()), (AS_WITHOUT_US, 10));
-        let mut packets = ours();
+        let mut packets = watching(Hooks::Best);
         assert_eq!((victim.exchange(), stranger.seen()), (AS_WITHOUT_US, 20));
         assert_eq!(counted(&mut packets), 10);
-        packets.verify();
-        assert_eq!(packets.counters().rehung, 0);
         drop(packets);
         assert_eq!((victim.exchange(), stranger.seen()), (AS_WITHOUT_US, 30));
     });
@@ -212,14 +236,13 @@ fn a_program_that_comes_later_hides_packets_only_until_it_is_seen() {
             return;
         }
         let victim = Victim::new();
-        let mut packets = ours();
+        let mut packets = watching(Hooks::Best);
         assert_eq!(victim.exchange(), (5, 5));
         assert_eq!(counted(&mut packets), 10);
         let mut stranger = Stranger::load();
         stranger.hang(TcAttachOptions::TcxOrder(LinkOrder::default()));
         assert_eq!((victim.exchange(), stranger.seen()), (AS_WITHOUT_US, 10));
-        packets.verify();
-        assert_eq!((packets.counters().rehung, packets.counters().pods), (1, 1));
+        eventually("it is hung before the other", || packets.counters().rehung == 1);
         let before = counted(&mut packets);
         assert_eq!((victim.exchange(), stranger.seen()), (AS_WITHOUT_US, 20));
         assert_eq!(counted(&mut packets) - before, 10);
@@ -230,7 +253,7 @@ fn a_program_that_comes_later_hides_packets_only_until_it_is_seen() {
 fn what_somebody_takes_away_is_hung_again() {
     in_namespace(|| async {
         let victim = Victim::new();
-        let mut packets = ours();
+        let mut packets = watching(Hooks::Best);
         let gone = std::process::Command::new("tc")
             .args(["qdisc", "del", "dev", "cali1", "clsact"])
             .status()
@@ -238,8 +261,7 @@ fn what_somebody_takes_away_is_hung_again() {
         assert!(gone.success());
         victim.exchange();
         assert_eq!(counted(&mut packets), 0);
-        packets.verify();
-        assert_eq!(packets.counters().rehung, 1);
+        eventually("it is hung again", || packets.counters().rehung == 1);
         victim.exchange();
         assert_eq!(counted(&mut packets), 10);
     });
@@ -249,19 +271,47 @@ fn what_somebody_takes_away_is_hung_again() {
 fn what_a_crash_has_left_is_taken_away() {
     in_namespace(|| async {
         let victim = Victim::new();
-        // One that never comes to its end.
-        std::mem::forget(ours());
-        let mut packets = ours();
+        qdisc_add_clsact("cali1").unwrap();
+        let mut crashed = Ebpf::load(PROGRAMS).unwrap();
+        for (name, hook) in [("from_pod", TcAttachType::Ingress), ("outward", TcAttachType::Egress)]
+        {
+            let program: &mut SchedClassifier =
+                crashed.program_mut(name).unwrap().try_into().unwrap();
+            program.load().unwrap();
+            let (priority, handle) = (7, TcHandle::new(0, 0xde7));
+            let options = NlOptions { priority, handle, classid: None };
+            program.attach_with_options("cali1", hook, TcAttachOptions::Netlink(options)).unwrap();
+        }
+        std::mem::forget(crashed);
+        assert_eq!(filters(), [1, 1]);
+        let mut packets = watching(Hooks::Filters);
         victim.exchange();
         assert_eq!(counted(&mut packets), 10);
-        let shown = |hook| {
-            let args = ["filter", "show", "dev", "cali1", hook];
-            let output = std::process::Command::new("tc").args(args).output().unwrap();
-            let text = String::from_utf8(output.stdout).unwrap();
-            text.matches(" id ").count()
-        };
-        assert_eq!([shown("ingress"), shown("egress")], [1, 1]);
+        assert_eq!(filters(), [1, 1]);
         drop(packets);
-        assert_eq!([shown("ingress"), shown("egress")], [0, 0]);
+        assert_eq!(filters(), [0, 0]);
+    });
+}
+
+#[test]
+fn what_stays_is_moved_to_where_it_costs_less() {
+    in_namespace(|| async {
+        if !has_tcx() {
+            return;
+        }
+        let victim = Victim::new();
+        let mut packets = ours(Hooks::Best);
+        // Nobody is watched: what goes out is nobody's matter.
+        assert_eq!(filters(), [1, 0]);
+        let tcx = || SchedClassifier::query_tcx("cali1", TcAttachType::Ingress).unwrap().1.len();
+        eventually("it is moved to TCX", || filters() == [0, 0]);
+        assert_eq!(tcx(), 1);
+        assert!(packets.watch(VICTIM.into()));
+        packets.settle();
+        assert_eq!((tcx(), filters()), (1, [0, 1]));
+        assert_eq!(victim.exchange(), (5, 5));
+        assert_eq!(counted(&mut packets), 10);
+        drop(packets);
+        assert_eq!((tcx(), filters()), (0, [0, 0]));
     });
 }

@@ -43,7 +43,7 @@ given:
   - pod: {name: default/evil, addresses: [evil]}
 "#;
 
-/// Two pods that can talk to each other.
+/// Two pods that can talk to each other: whoever has sent has its address.
 const PODS: &str = r#"
 id: bench
 title: Two pods that talk.
@@ -54,6 +54,7 @@ given:
   - pod: {name: shop/cart, addresses: [cart]}
   - pod: {name: shop/web, addresses: [web]}
   - send: {from: shop/web, to: cart}
+  - send: {from: shop/cart, to: web}
 "#;
 
 const CART: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);

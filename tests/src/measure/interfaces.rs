@@ -1,7 +1,7 @@
 //! How soon an interface is watched after it was made, and whether anything is left of those that are
 //! gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::{Command, Stdio};
@@ -76,7 +76,9 @@ pub fn run(words: Words<'_>, node: &Node<'_>, from: &str, to: Ipv4Addr) -> Resul
         "{} interfaces made, {AT_ONCE} of them standing at most, while a pod sent {sent} packets",
         waits.len()
     );
-    println!("from the moment at which `ip` was told to make one until it was watched both ways:");
+    println!(
+        "from the moment at which `ip` was told to make one until its pod's packets were looked at:"
+    );
     println!("p50 {p50:.1?}, p99 {p99:.1?}, max {most:.1?}");
     println!("before {before:?}");
     println!("after  {after:?}");
@@ -125,10 +127,10 @@ fn listen(namespace: &Namespace, group: u32) -> Result<Socket> {
     })
 }
 
-/// Hears which interfaces get their second filter, and when, until all have it.
+/// Hears which interfaces get a filter, and when, until all have it.
 fn hear(socket: &Socket) -> Result<BTreeMap<u32, Instant>> {
-    let (mut once, mut twice) = (BTreeSet::new(), BTreeMap::new());
-    while twice.len() < AT_ONCE as usize {
+    let mut watched = BTreeMap::new();
+    while watched.len() < AT_ONCE as usize {
         let (datagram, _) = socket.recv_from_full().context("not all interfaces are watched")?;
         let now = Instant::now();
         // A message is a datagram here: behind the header of netlink comes a `struct tcmsg`.
@@ -138,11 +140,9 @@ fn hear(socket: &Socket) -> Result<BTreeMap<u32, Instant>> {
         }
         let index = datagram.get(20..24).context("no struct tcmsg")?;
         let index = u32::from_ne_bytes(index.try_into()?);
-        if !once.insert(index) {
-            twice.insert(index, now);
-        }
+        watched.entry(index).or_insert(now);
     }
-    Ok(twice)
+    Ok(watched)
 }
 
 /// Has one `ip` make interfaces one after the other; gives for each the time at which it was asked for.

@@ -72,7 +72,7 @@ fn measure(client: &Namespace, server: &Namespace, address: &str, sort: Sort) ->
     let _ = listen.kill();
     listen.wait()?;
     let report: Value = serde_json::from_slice(&output.stdout).context("what iperf3 says")?;
-    ensure!(output.status.success(), "iperf3: {}", report["error"]);
+    ensure!(output.status.success() && report["error"].is_null(), "iperf3: {}", report["error"]);
     let end = &report["end"];
     let number = |value: &Value| value.as_f64().with_context(|| format!("no figure in {end}"));
     match sort {

@@ -23,6 +23,9 @@ pub enum PacketsError {
     /// The kernel cannot be asked what hangs on interfaces.
     #[error("the kernel cannot be asked by netlink ({0}); raise the limit of open files")]
     Questions(#[source] io::Error),
+    /// The thread that hangs them on interfaces cannot be made.
+    #[error("no thread for the packet programs: {0}; raise the limit of processes")]
+    Thread(#[source] io::Error),
     /// Their ring cannot be waited for.
     #[error(
         "the ring of the packet programs cannot be waited for ({0}); raise the limit of open files"

@@ -1,20 +1,23 @@
 //! What the programs hang on.
 //!
-//! They hang on filters of the qdisc clsact, which the kernel sets in a tenth of a millisecond. By TCX,
-//! which it has since 6.6, it waits for all its readers after each program that comes or goes (some 12
-//! ms, with the lock held by which all interfaces are made and changed): pods that are made at once
-//! would be watched seconds later, and made slower.
+//! On a new interface they hang on filters of the qdisc clsact, which the kernel sets in a tenth of a
+//! millisecond. By TCX, which it has since 6.6, it waits for all its readers after each program that
+//! comes or goes (some 12 ms, with the lock held by which all interfaces are made and changed): of pods
+//! that are made at once the last would be watched seconds later. But a packet passes TCX at half the
+//! cost, so what stays is moved there at leisure. And each hook costs a packet more than our programs
+//! do, so what only counts packets for watched addresses hangs there only while there are such.
 //!
 //! They stand first at their hook. Whoever stands behind a program that decides (Calico's eBPF
 //! dataplane does, on the same interfaces) sees nothing of the packets that it decides about; and who
 //! only looks, and tells the kernel to go on, disturbs nobody behind it. So where another's program
-//! hangs by TCX, which runs before all filters, or by a filter before ours, they hang by TCX too, first
-//! of all. What stands at the hooks is looked at again and again.
+//! hangs by TCX, which runs before all filters, or by a filter before ours, they hang by TCX at once,
+//! first of all. What stands at the hooks is looked at again and again.
 
 mod standing;
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::time::Instant;
 
 use aya::Ebpf;
 use aya::programs::tc::{
@@ -43,7 +46,7 @@ const DATAPLANE: [&str; 2] = ["bpfin.cali", "bpfout.cali"];
 /// How programs may be hung on interfaces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hooks {
-    /// By filters, and by TCX where others stand before those.
+    /// By filters at first, by TCX at leisure and where others stand before those.
     Best,
     /// By filters of the qdisc clsact.
     Filters,
@@ -117,8 +120,12 @@ impl Place {
         }
     }
 
-    /// The programs for what comes in and for what goes out.
-    fn programs(self, ether: bool) -> [(&'static str, TcAttachType); 2] {
+    /// The programs that hang on an interface.
+    fn programs(
+        self,
+        ether: bool,
+        watching: bool,
+    ) -> impl Iterator<Item = (&'static str, TcAttachType)> {
         let inward = match (self, ether) {
             (Self::Pod, true) => "from_pod",
             (Self::Pod, false) => "from_pod_bare",
@@ -126,15 +133,28 @@ impl Place {
             (Self::Uplink, false) => "from_uplink_bare",
         };
         let outward = if ether { "outward" } else { "outward_bare" };
-        [(inward, TcAttachType::Ingress), (outward, TcAttachType::Egress)]
+        // What a pod pretends is looked for at any time.
+        let always = self == Self::Pod;
+        let inward = (always || watching).then_some((inward, TcAttachType::Ingress));
+        inward.into_iter().chain(watching.then_some((outward, TcAttachType::Egress)))
     }
+}
+
+/// The programs, and what it takes to hang them.
+pub(super) struct Rig {
+    ebpf: Ebpf,
+    questions: Questions,
+    hooks: Hooks,
 }
 
 /// An interface's programs.
 pub(super) struct Hung {
     pub(super) place: Place,
-    /// Its name when they were hung.
     pub(super) link: Link,
+    /// Whether its packets begin with an Ethernet header.
+    ether: bool,
+    /// Since when.
+    pub(super) since: Instant,
     programs: Vec<HungProgram>,
 }
 
@@ -155,63 +175,171 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
     ALL.iter().try_for_each(|name| program(ebpf, name)?.load())
 }
 
-/// Hangs the programs on an interface. On one that is new nobody is looked for who may stand there
-/// already: of what the kernel does with its lock held, each question costs as much as a filter.
-pub(super) fn hang(
-    ebpf: &mut Ebpf,
-    questions: &mut Questions,
-    hooks: Hooks,
-    (link, is_new): (&Link, bool),
-    place: Place,
-) -> Result<Hung, HookError> {
-    let interface = link.name.as_str();
-    let ether = has_ethernet_header(questions, interface)?;
-    let mut hung = Hung { place, link: link.clone(), programs: Vec::new() };
-    // Where the qdisc is new as well, no filter stands.
-    let is_bare = is_new && add_qdisc(interface);
-    for (name, hook) in place.programs(ether) {
-        let standing =
-            if is_bare { Standing::default() } else { Standing::at(questions, link, hook)? };
-        let way = hooks.way(&standing);
-        if way == Way::Filter && !is_bare {
-            make_room(interface, hook, &standing);
+// === impl Rig ===
+
+impl Rig {
+    /// To hang the programs of a loaded object, from which the maps were taken.
+    pub(super) fn new(ebpf: Ebpf, questions: Questions, hooks: Hooks) -> Self {
+        Self { ebpf, questions, hooks }
+    }
+
+    /// Hangs the programs on an interface. On one that is new nobody is looked for who may stand there
+    /// already: of what the kernel does with its lock held, each question costs as much as a filter.
+    pub(super) fn hang(
+        &mut self,
+        link: &Link,
+        place: Place,
+        is_new: bool,
+        watching: bool,
+    ) -> Result<Hung, HookError> {
+        let ether = has_ethernet_header(&self.questions, link.name.as_str())?;
+        let link = link.clone();
+        let mut hung = Hung { place, link, ether, since: Instant::now(), programs: Vec::new() };
+        let is_idle = place.programs(ether, watching).next().is_none();
+        // Where the qdisc is new as well, no filter stands.
+        let is_bare = is_new && (is_idle || add_qdisc(hung.link.name.as_str()));
+        if !is_new {
+            self.take_away_leftovers(&hung.link)?;
         }
-        match hang_one(ebpf, interface, way, (name, hook)) {
-            Ok(id) => hung.programs.push(HungProgram { name, hook, way, id }),
+        match self.fit(&mut hung, watching, is_bare) {
+            Ok(()) => Ok(hung),
             Err(error) => {
-                unhang(ebpf, hung);
-                return Err(error.into());
+                self.unhang(hung);
+                Err(error)
             }
         }
     }
-    Ok(hung)
-}
 
-/// Adds the qdisc, and takes away the filter that a crash has left.
-fn make_room(interface: &str, hook: TcAttachType, standing: &Standing) {
-    add_qdisc(interface);
-    if standing.filters.contains(&OURS) {
-        for name in ALL {
-            let _ = qdisc_detach_program(interface, hook, name);
+    /// Hangs what is needed more while addresses are watched, or takes it away.
+    pub(super) fn set_watching(
+        &mut self,
+        hung: &mut Hung,
+        watching: bool,
+    ) -> Result<(), HookError> {
+        self.fit(hung, watching, false)
+    }
+
+    fn fit(&mut self, hung: &mut Hung, watching: bool, is_bare: bool) -> Result<(), HookError> {
+        let wanted: Vec<_> = hung.place.programs(hung.ether, watching).collect();
+        let is_wanted = |hung: &HungProgram| wanted.iter().any(|(_, hook)| is(*hook, hung.hook));
+        for needless in hung.programs.extract_if(.., |hung| !is_wanted(hung)) {
+            self.unhang_one(needless);
+        }
+        for (name, hook) in wanted {
+            if hung.programs.iter().any(|hung| is(hook, hung.hook)) {
+                continue;
+            }
+            let standing = if is_bare {
+                Standing::default()
+            } else {
+                Standing::at(&mut self.questions, &hung.link, hook)?
+            };
+            let way = self.hooks.way(&standing);
+            if way == Way::Filter && !is_bare {
+                add_qdisc(hung.link.name.as_str());
+            }
+            let id = self.hang_one(&hung.link, way, (name, hook))?;
+            hung.programs.push(HungProgram { name, hook, way, id });
+        }
+        Ok(())
+    }
+
+    fn hang_one(
+        &mut self,
+        link: &Link,
+        way: Way,
+        (name, hook): (&'static str, TcAttachType),
+    ) -> Result<SchedClassifierLinkId, ProgramError> {
+        let options = match way {
+            Way::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
+            Way::Filter => TcAttachOptions::Netlink(NlOptions {
+                priority: OURS.preference,
+                handle: TcHandle::from(OURS.handle),
+                classid: None,
+            }),
+        };
+        program(&mut self.ebpf, name)?.attach_with_options(link.name.as_str(), hook, options)
+    }
+
+    /// Takes the filters away that a crash has left.
+    fn take_away_leftovers(&mut self, link: &Link) -> Result<(), HookError> {
+        for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+            if Standing::at(&mut self.questions, link, hook)?.filters.contains(&OURS) {
+                for name in ALL {
+                    let _ = qdisc_detach_program(link.name.as_str(), hook, name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a program hangs where packets pass at a higher cost than they need to.
+    pub(super) fn can_be_moved(&self, hung: &Hung) -> bool {
+        self.hooks == Hooks::Best && hung.programs.iter().any(|hung| hung.way == Way::Filter)
+    }
+
+    /// Moves programs from filters to TCX. It takes the kernel some milliseconds.
+    pub(super) fn move_to_tcx(&mut self, hung: &mut Hung) -> Result<(), HookError> {
+        for at in 0..hung.programs.len() {
+            let HungProgram { name, hook, way, .. } = hung.programs[at];
+            if way == Way::Filter {
+                let id = self.hang_one(&hung.link, Way::Tcx, (name, hook))?;
+                let moved = HungProgram { name, hook, way: Way::Tcx, id };
+                let old = std::mem::replace(&mut hung.programs[at], moved);
+                self.unhang_one(old);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wrong with the programs of an interface, where they hung once: somebody has taken one
+    /// away, or has come before it.
+    pub(super) fn trouble(&mut self, hung: &Hung) -> Result<Option<&'static str>, HookError> {
+        for HungProgram { name, hook, way, .. } in &hung.programs {
+            let mut standing = Standing::at(&mut self.questions, &hung.link, *hook)?;
+            let own = program(&mut self.ebpf, name)?.info()?.id();
+            let present = match way {
+                Way::Filter => standing.filters.contains(&OURS),
+                Way::Tcx => standing.tcx.contains(&own),
+            };
+            if !present {
+                return Ok(Some("somebody has taken it away"));
+            }
+            standing.tcx.retain(|id| *id != own);
+            if *way == Way::Filter && self.hooks.way(&standing) == Way::Tcx {
+                return Ok(Some("a program of another has come before it"));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the programs from an interface.
+    pub(super) fn unhang(&mut self, hung: Hung) {
+        for hung in hung.programs {
+            self.unhang_one(hung);
         }
     }
-}
 
-fn hang_one(
-    ebpf: &mut Ebpf,
-    interface: &str,
-    way: Way,
-    (name, hook): (&'static str, TcAttachType),
-) -> Result<SchedClassifierLinkId, ProgramError> {
-    let options = match way {
-        Way::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
-        Way::Filter => TcAttachOptions::Netlink(NlOptions {
-            priority: OURS.preference,
-            handle: TcHandle::from(OURS.handle),
-            classid: None,
-        }),
-    };
-    program(ebpf, name)?.attach_with_options(interface, hook, options)
+    fn unhang_one(&mut self, HungProgram { name, id, .. }: HungProgram) {
+        let done = program(&mut self.ebpf, name).and_then(|program| program.detach(id));
+        if let Err(error) = done {
+            tracing::debug!(%error, "a program was gone already");
+        }
+    }
+
+    /// Forgets the programs of an interface that is gone, and its filters with it.
+    pub(super) fn forget(&mut self, hung: Hung) {
+        for HungProgram { name, way, id, .. } in hung.programs {
+            let link = program(&mut self.ebpf, name).and_then(|program| program.take_link(id));
+            match link {
+                // What its end would ask of the kernel costs those who make interfaces their time. Such
+                // a link is a few numbers.
+                Ok(link) if way == Way::Filter => std::mem::forget(link),
+                Ok(link) => drop(link),
+                Err(error) => tracing::debug!(%error, "a program was gone with its interface"),
+            }
+        }
+    }
 }
 
 /// Adds the qdisc that filters need; says whether there was none. What is wrong shows when the first
@@ -227,54 +355,9 @@ fn add_qdisc(interface: &str) -> bool {
     false
 }
 
-/// What is wrong with the programs of an interface, where they hung once: somebody has taken one away,
-/// or has come before it.
-pub(super) fn trouble(
-    ebpf: &mut Ebpf,
-    questions: &mut Questions,
-    hooks: Hooks,
-    hung: &Hung,
-) -> Result<Option<&'static str>, HookError> {
-    for HungProgram { name, hook, way, .. } in &hung.programs {
-        let mut standing = Standing::at(questions, &hung.link, *hook)?;
-        let own = program(ebpf, name)?.info()?.id();
-        let present = match way {
-            Way::Filter => standing.filters.contains(&OURS),
-            Way::Tcx => standing.tcx.contains(&own),
-        };
-        if !present {
-            return Ok(Some("somebody has taken it away"));
-        }
-        standing.tcx.retain(|id| *id != own);
-        if *way == Way::Filter && hooks.way(&standing) == Way::Tcx {
-            return Ok(Some("a program of another has come before it"));
-        }
-    }
-    Ok(None)
-}
-
-/// Takes the programs from an interface.
-pub(super) fn unhang(ebpf: &mut Ebpf, hung: Hung) {
-    for HungProgram { name, id, .. } in hung.programs {
-        let done = program(ebpf, name).and_then(|program| program.detach(id));
-        if let Err(error) = done {
-            tracing::debug!(%error, "a program was gone already");
-        }
-    }
-}
-
-/// Forgets the programs of an interface that is gone, and its filters with it.
-pub(super) fn forget(ebpf: &mut Ebpf, hung: Hung) {
-    for HungProgram { name, way, id, .. } in hung.programs {
-        let link = program(ebpf, name).and_then(|program| program.take_link(id));
-        match link {
-            // What its end would ask of the kernel costs those who make interfaces their time. Such a
-            // link is a few numbers.
-            Ok(link) if way == Way::Filter => std::mem::forget(link),
-            Ok(link) => drop(link),
-            Err(error) => tracing::debug!(%error, "a program was gone with its interface"),
-        }
-    }
+/// Whether both are the same hook.
+fn is(one: TcAttachType, other: TcAttachType) -> bool {
+    std::mem::discriminant(&one) == std::mem::discriminant(&other)
 }
 
 fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut SchedClassifier, ProgramError> {
