@@ -31,7 +31,9 @@ const GROUP: u32 = 77;
 
 /// How long the next may take to be watched before the measurement is given up, in seconds.
 const PATIENCE: i64 = 5;
-const LONG: Duration = Duration::from_secs(5);
+
+/// How long nothing may have changed.
+const REST: Duration = Duration::from_secs(5);
 
 /// `RTMGRP_LINK` of linux/rtnetlink.h.
 const LINKS: u32 = 1;
@@ -57,7 +59,7 @@ struct Kept {
 pub fn run(words: Words<'_>, node: &Node<'_>, from: &str, to: Ipv4Addr) -> Result<()> {
     let agent = node.start_agent(words, "ebpf")?;
     let pod = node.pod_namespace(from)?;
-    let before = kept(&agent)?;
+    let before = at_rest(&agent)?;
     let stop = AtomicBool::new(false);
     let mut waits: Vec<Duration> = Vec::new();
     let sent = std::thread::scope(|scope| -> Result<u64> {
@@ -67,7 +69,7 @@ pub fn run(words: Words<'_>, node: &Node<'_>, from: &str, to: Ipv4Addr) -> Resul
         let sent = sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
         made.map(|()| sent)
     })?;
-    let after = settled(&agent, before)?;
+    let after = at_rest(&agent)?;
     agent.stop()?;
     waits.sort_unstable();
     let quantile = |per_mille: usize| waits[(waits.len() - 1) * per_mille / 1000];
@@ -174,16 +176,19 @@ fn make(namespace: &Namespace) -> Result<Vec<(u32, Instant)>> {
     Ok(made)
 }
 
-/// What is kept once the agent has heard of the last interface's end.
-fn settled(agent: &Agent, before: Kept) -> Result<Kept> {
-    let end = Instant::now() + LONG;
-    loop {
+/// What is kept once it has not changed for a while: programs are moved, and interfaces forgotten, in
+/// the background.
+fn at_rest(agent: &Agent) -> Result<Kept> {
+    let mut last = kept(agent)?;
+    let mut since = Instant::now();
+    while since.elapsed() < REST {
+        std::thread::sleep(Duration::from_millis(50));
         let now = kept(agent)?;
-        if now == before || Instant::now() > end {
-            return Ok(now);
+        if now != last {
+            (last, since) = (now, Instant::now());
         }
-        std::thread::yield_now();
     }
+    Ok(last)
 }
 
 fn kept(agent: &Agent) -> Result<Kept> {
