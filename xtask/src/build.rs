@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::command::{is_root, run, run_loud};
+use crate::{setup, vm};
 
 /// Shows the product at work.
 pub(crate) fn demo(json: bool) -> Result<()> {
@@ -33,7 +34,13 @@ pub(crate) fn test() -> Result<()> {
         cargo(arguments)?;
     }
     eprintln!("== scenarios");
-    scenario(&[])
+    scenario(&[])?;
+    eprintln!("== kernels");
+    if let Some(why) = setup::machines()? {
+        eprintln!("skipped: {why}, so nothing runs on other kernels");
+        return Ok(());
+    }
+    vm::run(&vm::Options::short())
 }
 
 /// Runs scenarios at all rungs.
@@ -87,7 +94,7 @@ pub(crate) fn bench_engine() -> Result<()> {
 
 /// Builds programs of the workspace, all in one call for the whole workspace: for a part of it cargo
 /// would choose other features of what all depend on, and build that anew.
-fn programs(names: &[&str], options: &[&str]) -> Result<()> {
+pub(crate) fn programs(names: &[&str], options: &[&str]) -> Result<()> {
     let mut build = Command::new("cargo");
     build.args(["build", "--quiet", "--workspace"]).args(options);
     for name in names {

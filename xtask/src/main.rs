@@ -7,10 +7,11 @@ mod build;
 mod command;
 mod fuzz;
 mod setup;
+mod vm;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 /// Sets up, demonstrates, tests and measures the detector.
@@ -64,6 +65,8 @@ enum Task {
         #[arg(long, default_value_t = 600)]
         seconds: u32,
     },
+    /// Run the tests that meet the kernel on other kernels, in virtual machines by emulation.
+    Vm(vm::Options),
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),
@@ -120,6 +123,12 @@ fn run(task: Task) -> Result<()> {
         Task::Simulate { options } => build::simulate(&options),
         Task::Endure { rounds, seed } => build::endure(rounds, seed),
         Task::Fuzz { target, seconds } => fuzz::fuzz(target, seconds),
+        Task::Vm(options) => {
+            if let Some(why) = setup::machines()? {
+                bail!("nothing can be booted: {why}");
+            }
+            vm::run(&options)
+        }
         Task::Bench(Bench::Latency) => build::bench("latency"),
         Task::Bench(Bench::Churn) => build::bench("churn"),
         Task::Bench(Bench::Scale) => build::scale(),

@@ -11,6 +11,7 @@
 //! nothing, and each is decided by running what it is about, so that nothing has to be remembered.
 
 mod apt;
+pub(crate) mod kernels;
 pub(crate) mod kubernetes;
 
 use std::path::Path;
@@ -42,6 +43,11 @@ const NETFILTER: Need = Need {
 
 const IPERF: Need =
     Need { why: "`iperf3` sends as much as goes, to measure it", packages: &["iperf3"] };
+
+const QEMU: Need = Need {
+    why: "virtual machines run the tests on other kernels",
+    packages: &["qemu-system-x86", "kmod", "xz-utils", "binutils"],
+};
 
 const COMPILER: Need = Need {
     why: "a Rust compiler with the BPF target, for the eBPF programs",
@@ -109,6 +115,26 @@ pub(crate) fn run() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Finds what virtual machines need, or says why there can be none.
+pub(crate) fn machines() -> Result<Option<String>> {
+    if !cfg!(target_arch = "x86_64") {
+        return Ok(Some("virtual machines are made for x86-64 only".to_owned()));
+    }
+    if !succeeds("apt-get", &["--version"]) {
+        return Ok(Some("there is no apt-get here, which fetches Debian's kernels".to_owned()));
+    }
+    let programs = ["qemu-system-x86_64", "modprobe", "xz", "strip"];
+    if !programs.iter().all(|program| succeeds(program, &["--version"])) {
+        apt::install(&[QEMU])?;
+    }
+    for kernel in kernels::Kernel::ALL {
+        if let Err(error) = kernels::fetch(kernel) {
+            return Ok(Some(format!("a kernel cannot be fetched ({error:#})")));
+        }
+    }
+    Ok(None)
 }
 
 /// Finds what only one of the measurements needs.

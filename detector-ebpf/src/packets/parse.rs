@@ -59,8 +59,10 @@ pub(crate) struct Packet {
     pub(crate) payload: usize,
     /// Whether it is a fragment other than the first.
     pub(crate) later: bool,
-    /// The first four bytes of what comes next, where they were read with the header.
-    ports: Option<u32>,
+    /// The first four bytes of what comes next, and whether they were read with the header. Not an
+    /// `Option`: verifiers before Linux 6.3 let no program copy what it has not written.
+    ports: u32,
+    has_ports: bool,
 }
 
 /// Where so many bytes of the packet lie; `None` where they are not in its first piece.
@@ -162,7 +164,8 @@ unsafe fn ipv4_at<const WITH_PORTS: bool>(place: usize, offset: usize) -> Packet
             next: byte::<9>(place),
             payload: offset + length,
             later: half::<6>(place) & 0x1fffu16.to_be() != 0,
-            ports: if WITH_PORTS && length == IPV4 { Some(word::<IPV4>(place)) } else { None },
+            ports: if WITH_PORTS { word::<IPV4>(place) } else { 0 },
+            has_ports: WITH_PORTS && length == IPV4,
         }
     }
 }
@@ -191,7 +194,8 @@ unsafe fn ipv6_at<const WITH_PORTS: bool>(place: usize, offset: usize) -> Packet
             next: byte::<6>(place),
             payload: offset + IPV6,
             later: false,
-            ports: if WITH_PORTS { Some(word::<IPV6>(place)) } else { None },
+            ports: if WITH_PORTS { word::<IPV6>(place) } else { 0 },
+            has_ports: WITH_PORTS,
         }
     }
 }
@@ -234,7 +238,7 @@ pub(crate) fn skip_extensions(context: &TcContext, packet: &mut Packet) {
                 let Some([next, _, high, low]) = load4(context, packet.payload) else { return };
                 packet.next = next;
                 packet.payload += 8;
-                packet.ports = None;
+                packet.has_ports = false;
                 if u16::from_be_bytes([high, low]) & 0xfff8 != 0 {
                     packet.later = true;
                     return;
@@ -247,7 +251,7 @@ pub(crate) fn skip_extensions(context: &TcContext, packet: &mut Packet) {
         packet.next = next;
         packet.payload +=
             if unit == 8 { (usize::from(length) + 1) * 8 } else { (usize::from(length) + 2) * 4 };
-        packet.ports = None;
+        packet.has_ports = false;
     }
 }
 
@@ -257,10 +261,8 @@ pub(crate) fn port(context: &TcContext, packet: &Packet) -> Option<u16> {
     if packet.later || !matches!(packet.next, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP) {
         return None;
     }
-    let [_, _, high, low] = match packet.ports {
-        Some(ports) => ports.to_ne_bytes(),
-        None => load4(context, packet.payload)?,
-    };
+    let [_, _, high, low] =
+        if packet.has_ports { packet.ports.to_ne_bytes() } else { load4(context, packet.payload)? };
     Some(u16::from_be_bytes([high, low]))
 }
 

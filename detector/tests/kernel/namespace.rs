@@ -34,7 +34,9 @@ pub(crate) fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Se
         for (name, peer) in [("eth0", "eth0peer"), ("cali1", "cali1peer")] {
             ip(&format!("link add {name} type veth peer name {peer}"));
             for name in [name, peer] {
-                ip(&format!("link set {name} addrgenmode none up"));
+                // Apart: older kernels would set it up first, and make it an address.
+                ip(&format!("link set {name} addrgenmode none"));
+                ip(&format!("link set {name} up"));
             }
         }
         await_running(&links, 4);

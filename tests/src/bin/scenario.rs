@@ -1,14 +1,14 @@
 //! Runs scenario files in the engine alone, on the real kernel, and on the real kernel with a real
-//! API server, and prints expected against found. Exit code 1 where they differ. With `--table` it
-//! prints the table of docs/scenarios.md.
+//! API server, and prints expected against found. Exit code 1 where they differ.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use clap::Parser as _;
 use detector_tests::cluster::Cluster;
 use detector_tests::cluster::programs::Programs;
 use detector_tests::scenario::compare::{AllSeen, differences};
@@ -18,9 +18,6 @@ use detector_tests::scenario::words::Words;
 use detector_tests::scenario::{Family, Named, all_paths, catalogue, load, node};
 
 const NEEDS_ROOT: &str = "the real kernel's rung needs root";
-
-/// Scenarios that run at once on the real kernel: they mostly wait.
-const AT_ONCE: usize = 10;
 
 /// Scenarios that run with a real API server where no files are named: those of the bulletin, and
 /// innocent days of each sort. They run one after the other, in one cluster.
@@ -47,6 +44,19 @@ struct Case<'a> {
     rung: Rung,
 }
 
+impl Case<'_> {
+    fn name(&self) -> String {
+        let rung = match self.rung {
+            Rung::Engine => "engine",
+            Rung::Ebpf => "kernel, ebpf",
+            Rung::Netlink => "kernel, netlink",
+            Rung::Cluster => "kernel, real API server",
+        };
+        let Named { name, scenario, .. } = self.named;
+        format!("{:<5} {name} ({}, {rung})", scenario.id, self.family.as_str())
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rung {
     Engine,
@@ -63,32 +73,56 @@ enum Outcome {
     Failed(String),
 }
 
+/// Runs scenarios; without files, all of them.
+#[derive(clap::Parser)]
+struct Arguments {
+    /// Print the table of docs/scenarios.md.
+    #[arg(long)]
+    table: bool,
+    /// Run them on the real kernel only.
+    #[arg(long)]
+    kernel: bool,
+    /// Run only those whose names have this in them.
+    #[arg(long, value_name = "PART")]
+    only: Vec<String>,
+    /// How many run at once on the real kernel: they mostly wait.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
+    jobs: usize,
+    /// Scenario files.
+    files: Vec<PathBuf>,
+}
+
 fn main() -> Result<ExitCode> {
-    if std::env::args().nth(1).as_deref() == Some("--table") {
+    let arguments = Arguments::parse();
+    if arguments.table {
         print!("{}", catalogue::table(&load(&all_paths()?)?));
         return Ok(ExitCode::SUCCESS);
     }
-    let mut files: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
-    if files.is_empty() {
-        files = all_paths()?;
+    let named = !arguments.files.is_empty();
+    let files = if named { arguments.files } else { all_paths()? };
+    let mut scenarios = load(&files)?;
+    if !arguments.only.is_empty() {
+        let is_meant = |name: &str| arguments.only.iter().any(|part| name.contains(part));
+        scenarios.retain(|named| is_meant(&named.name));
     }
-    let scenarios = load(&files)?;
     if scenarios.is_empty() {
         bail!("no scenario files: give some, or run this in the project's folder");
     }
-    let named = std::env::args_os().len() > 1;
-    let cases = cases(&scenarios, named);
-    let outcomes: Mutex<Vec<Option<Outcome>>> = Mutex::new(cases.iter().map(|_| None).collect());
+    let mut cases = cases(&scenarios, named);
+    if arguments.kernel {
+        cases.retain(|case| matches!(case.rung, Rung::Ebpf | Rung::Netlink));
+    }
+    let report = Mutex::new(Report::new(&cases));
     let note = |at: usize, outcome: Outcome| {
-        if let Ok(mut outcomes) = outcomes.lock() {
-            outcomes[at] = Some(outcome);
+        if let Ok(mut report) = report.lock() {
+            report.note(at, outcome);
         }
     };
     let in_cluster = |case: &Case<'_>| case.rung == Rung::Cluster;
     let next = AtomicUsize::new(0);
     let started = Instant::now();
     std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..arguments.jobs.max(1) {
             scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
@@ -108,8 +142,9 @@ fn main() -> Result<ExitCode> {
             }
         }
     });
-    let outcomes = outcomes.into_inner().unwrap_or_default();
-    Ok(report(&cases, &outcomes, started.elapsed()))
+    let report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("in {:.1} s", started.elapsed().as_secs_f64());
+    Ok(report.finish())
 }
 
 fn cases(scenarios: &[Named], files_were_named: bool) -> Vec<Case<'_>> {
@@ -187,33 +222,46 @@ fn compare(words: Words<'_>, seen: Result<AllSeen>) -> Outcome {
     }
 }
 
-fn report(cases: &[Case<'_>], outcomes: &[Option<Outcome>], took: Duration) -> ExitCode {
-    let (mut held, mut failed, mut skipped) = (0, 0, 0);
-    for (case, outcome) in cases.iter().zip(outcomes) {
-        let rung = match case.rung {
-            Rung::Engine => "engine",
-            Rung::Ebpf => "kernel, ebpf",
-            Rung::Netlink => "kernel, netlink",
-            Rung::Cluster => "kernel, real API server",
-        };
-        let name = format!(
-            "{:<5} {} ({}, {rung})",
-            case.named.scenario.id,
-            case.named.name,
-            case.family.as_str()
-        );
+/// What has come of the cases so far. It prints them in their order, each as soon as those before it have
+/// ended.
+struct Report<'a> {
+    cases: &'a [Case<'a>],
+    outcomes: Vec<Option<Outcome>>,
+    /// How many have been printed.
+    printed: usize,
+    held: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+impl<'a> Report<'a> {
+    fn new(cases: &'a [Case<'a>]) -> Self {
+        let outcomes = cases.iter().map(|_| None).collect();
+        Self { cases, outcomes, printed: 0, held: 0, failed: 0, skipped: 0 }
+    }
+
+    fn note(&mut self, at: usize, outcome: Outcome) {
+        self.outcomes[at] = Some(outcome);
+        while let Some(outcome) = self.outcomes.get_mut(self.printed).and_then(Option::take) {
+            self.print(&self.cases[self.printed], outcome);
+            self.printed += 1;
+        }
+    }
+
+    fn print(&mut self, case: &Case<'_>, outcome: Outcome) {
+        let name = case.name();
         match outcome {
-            Some(Outcome::Held { found, slowest }) => {
-                held += 1;
-                let slowest = if *found == 0 || case.rung == Rung::Engine {
+            Outcome::Held { found, slowest } => {
+                self.held += 1;
+                let slowest = if found == 0 || case.rung == Rung::Engine {
                     String::new()
                 } else {
                     format!(", after {slowest:.1?}")
                 };
                 println!("ok    {name}: {found} found as expected{slowest}");
             }
-            Some(Outcome::Differs { differences, seen }) => {
-                failed += 1;
+            Outcome::Differs { differences, seen } => {
+                self.failed += 1;
                 println!("WRONG {name}: {}", case.named.scenario.title);
                 for difference in differences {
                     println!("        {difference}");
@@ -222,21 +270,23 @@ fn report(cases: &[Case<'_>], outcomes: &[Option<Outcome>], took: Duration) -> E
                     println!("        found: {seen}");
                 }
             }
-            Some(Outcome::Skipped(why)) => {
-                skipped += 1;
+            Outcome::Skipped(why) => {
+                self.skipped += 1;
                 println!("skip  {name}: {why}");
             }
-            Some(Outcome::Failed(why)) => {
-                failed += 1;
+            Outcome::Failed(why) => {
+                self.failed += 1;
                 println!("WRONG {name}: {why}");
-            }
-            None => {
-                failed += 1;
-                println!("WRONG {name}: it has not run");
             }
         }
     }
-    println!("in {:.1} s", took.as_secs_f64());
-    println!("{held} passed, {failed} failed, {skipped} skipped");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+
+    fn finish(mut self) -> ExitCode {
+        for case in &self.cases[self.printed..] {
+            self.failed += 1;
+            println!("WRONG {}: it has not run", case.name());
+        }
+        println!("{} passed, {} failed, {} skipped", self.held, self.failed, self.skipped);
+        if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
 }

@@ -1,0 +1,206 @@
+//! Virtual machines, by emulation: the agent and its tests on other kernels than this machine's.
+//!
+//! A machine boots a kernel with a file system in memory that holds our programs, the tools that the
+//! tests use, and the libraries of both, all as they are on this machine. Its first process is our own
+//! (`tests/src/bin/guest.rs`); it runs what is asked for, one after the other, writes to a second serial
+//! line, and ends the machine with an exit code. So a pass, a failure, a crash and a hang can be told
+//! apart.
+
+mod machine;
+mod ramdisk;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use self::machine::Machine;
+use self::ramdisk::Ramdisk;
+use self::report::Report;
+use crate::build;
+use crate::command::output;
+use crate::setup::kernels::{self, Fetched, Kernel};
+
+/// The tests of the agent that meet the kernel.
+const TESTS: [&str; 4] = ["kernel", "packets", "translations", "witness"];
+
+/// The tools that the tests run.
+const TOOLS: [&str; 11] = [
+    "ip",
+    "tc",
+    "nft",
+    "iptables-nft",
+    "iptables-nft-restore",
+    "iptables-legacy",
+    "iptables-legacy-restore",
+    "ip6tables-nft",
+    "ip6tables-nft-restore",
+    "ip6tables-legacy",
+    "ip6tables-legacy-restore",
+];
+
+/// Where iptables keeps the code of its matches and targets.
+const XTABLES: &str = "/usr/lib/x86_64-linux-gnu/xtables";
+
+/// Whom clients trust where nothing else is said; a client wants to have it even if it needs none.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Where programs lie in the machine.
+const PROGRAMS: &str = "/programs";
+
+/// How much of the tests.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// A kernel; all where none is given.
+    #[arg(long)]
+    kernel: Vec<Kernel>,
+    /// Scenarios, by parts of their names; all where neither they nor tests are given.
+    #[arg(long, value_name = "PART")]
+    scenario: Vec<String>,
+    /// Tests of the agent, by their names; all where neither they nor scenarios are given.
+    #[arg(long, value_name = "NAME", value_parser = TESTS)]
+    test: Vec<String>,
+}
+
+/// Scenarios that meet all the programs, and the netfilter of each kernel.
+const SHORT: [&str; 4] = [
+    "e01-traffic-by-route",
+    "e20-spoofed-source-far",
+    "e26-translation-nft",
+    "twin-approved-floating-ip-under-load",
+];
+
+impl Options {
+    /// What is run with all other tests: it takes eight minutes on two processors.
+    pub(crate) fn short() -> Self {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Self { kernel: Vec::new(), scenario: names(&SHORT), test: names(&TESTS) }
+    }
+}
+
+/// Boots the kernels, runs the tests in them, and prints what came of each.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let kernels =
+        if options.kernel.is_empty() { Kernel::ALL.to_vec() } else { options.kernel.clone() };
+    let fetched =
+        kernels.iter().map(|kernel| kernels::fetch(*kernel)).collect::<Result<Vec<_>>>()?;
+    let programs = Programs::build()?;
+    let report = Mutex::new(Report::new(fetched.iter().map(|kernel| kernel.release.clone())));
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    // One for each processor: a machine has one, and is always busy.
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let work = || {
+            loop {
+                let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let Some(kernel) = fetched.get(at) else { return };
+                let outcome = boot(kernel, &programs, options, at, &report);
+                if let Ok(mut report) = report.lock() {
+                    report.ended(at, outcome);
+                }
+            }
+        };
+        let threads: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+        for thread in threads {
+            // What it could not say the report shows as missing.
+            let _ = thread.join();
+        }
+    });
+    report.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).finish()
+}
+
+fn boot(
+    kernel: &Fetched,
+    programs: &Programs,
+    options: &Options,
+    at: usize,
+    report: &Mutex<Report>,
+) -> Result<()> {
+    eprintln!("vm: booting {}", kernel.release);
+    let mut disk = Ramdisk::default();
+    disk.modules(kernel)?;
+    programs.put(&mut disk)?;
+    let all = options.scenario.is_empty() && options.test.is_empty();
+    let tests = programs.tests.iter().map(|(name, _)| name);
+    let tests = tests.filter(|name| all || options.test.contains(name));
+    let mut commands: Vec<String> =
+        tests.map(|name| format!("{name}\t{PROGRAMS}/{name}\t--test-threads=1")).collect();
+    if all || !options.scenario.is_empty() {
+        let scenario = format!("scenarios\t{PROGRAMS}/scenario\t--kernel\t--jobs\t3");
+        let parts = options.scenario.iter().flat_map(|part| ["--only", part]);
+        commands.push([scenario.as_str()].into_iter().chain(parts).collect::<Vec<_>>().join("\t"));
+    }
+    disk.text("/commands", &(commands.join("\n") + "\n"));
+    Machine::boot(kernel, &disk)?.watch(|line| {
+        if let Ok(mut report) = report.lock() {
+            report.line(at, line);
+        }
+    })
+}
+
+/// What is taken into the machines.
+struct Programs {
+    detector: PathBuf,
+    scenario: PathBuf,
+    guest: PathBuf,
+    /// Names and programs.
+    tests: Vec<(String, PathBuf)>,
+}
+
+// === impl Programs ===
+
+impl Programs {
+    fn build() -> Result<Self> {
+        build::programs(&["detector", "scenario", "guest"], &[])?;
+        let folder = build::target()?.join("debug");
+        let tests = tests()?;
+        let program = |name: &str| folder.join(name);
+        let [detector, scenario, guest] = ["detector", "scenario", "guest"].map(program);
+        Ok(Self { detector, scenario, guest, tests })
+    }
+
+    fn put(&self, disk: &mut Ramdisk) -> Result<()> {
+        disk.program("/init", &self.guest)?;
+        disk.program(&format!("{PROGRAMS}/detector"), &self.detector)?;
+        disk.program(&format!("{PROGRAMS}/scenario"), &self.scenario)?;
+        for (name, path) in &self.tests {
+            disk.program(&format!("{PROGRAMS}/{name}"), path)?;
+        }
+        for tool in TOOLS {
+            let path = output("which", &[tool])
+                .with_context(|| format!("no {tool}: `cargo xtask setup` installs it"))?;
+            disk.program(&format!("/bin/{tool}"), Path::new(&path))?;
+        }
+        disk.folder(Path::new(XTABLES))?;
+        disk.file(Path::new(CERTIFICATES))?;
+        // The scenario runner knows where they lie.
+        disk.folder(&build::workspace()?.join("tests/scenarios"))
+    }
+}
+
+/// Builds the tests; gives their names and programs.
+fn tests() -> Result<Vec<(String, PathBuf)>> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["test", "--quiet", "--no-run", "--message-format", "json"]);
+    for test in TESTS {
+        cargo.args(["--test", test]);
+    }
+    let built = cargo.output().context("cannot start cargo")?;
+    if !built.status.success() {
+        bail!("the tests do not build: {}", String::from_utf8_lossy(&built.stderr).trim());
+    }
+    let messages = String::from_utf8(built.stdout).context("cargo prints no text")?;
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let test = |message: Value| {
+        // Another crate may have a test of the same name.
+        if !message["manifest_path"].as_str()?.ends_with("/detector/Cargo.toml") {
+            return None;
+        }
+        let path = message["executable"].as_str()?.to_owned();
+        Some((message["target"]["name"].as_str()?.to_owned(), path.into()))
+    };
+    Ok(messages.filter_map(test).collect())
+}
