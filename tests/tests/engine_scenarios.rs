@@ -20,7 +20,7 @@ fn every_scenario_gives_what_it_expects_whatever_is_heard_first() {
             for order in [StartOrder::KernelFirst, StartOrder::ClusterFirst] {
                 runs += 1;
                 let name = format!("{} {} {order:?}", named.name, family.as_str());
-                match run(words, order).and_then(|seen| differences(words, &seen)) {
+                match run(words, order).and_then(|shown| differences(words, &shown)) {
                     Ok(differences) => {
                         wrong.extend(differences.iter().map(|what| format!("{name}: {what}")));
                     }

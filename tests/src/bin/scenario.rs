@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use clap::Parser as _;
 use detector_tests::cluster::Cluster;
 use detector_tests::cluster::programs::Programs;
-use detector_tests::scenario::compare::{AllSeen, differences};
+use detector_tests::scenario::compare::{AllSeen, Shown, differences};
 use detector_tests::scenario::engine::{self, StartOrder};
 use detector_tests::scenario::step::{ApiState, Step};
 use detector_tests::scenario::words::Words;
@@ -210,8 +210,9 @@ fn run(case: &Case<'_>) -> Outcome {
     compare(words, node::run(words, source))
 }
 
-fn compare(words: Words<'_>, seen: Result<AllSeen>) -> Outcome {
-    let compared = seen.and_then(|seen| differences(words, &seen).map(|differ| (seen, differ)));
+fn compare(words: Words<'_>, shown: Result<Shown>) -> Outcome {
+    let compared =
+        shown.and_then(|shown| differences(words, &shown).map(|differ| (shown.seen, differ)));
     match compared {
         Ok((seen, differences)) if differences.is_empty() => Outcome::Held {
             found: seen.len(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -59,6 +60,28 @@ pub struct Counted {
 
 /// All findings of a run by key.
 pub type AllSeen = BTreeMap<String, Seen>;
+
+/// Packets and bytes that were sent to an address, as its senders know.
+#[derive(Clone, Debug, Default)]
+pub struct Sent(BTreeMap<IpAddr, (u64, u64)>);
+
+impl Sent {
+    /// Adds packets and their bytes.
+    pub fn add(&mut self, to: IpAddr, (packets, bytes): (u64, u64)) {
+        let sum = self.0.entry(to).or_default();
+        sum.0 += packets;
+        sum.1 += bytes;
+    }
+}
+
+/// What a run showed.
+#[derive(Debug)]
+pub struct Shown {
+    /// What was found.
+    pub seen: AllSeen,
+    /// What was sent.
+    pub sent: Sent,
+}
 
 /// Adds one word about a finding.
 pub fn add(all: &mut AllSeen, state: &'static str, mut seen: Seen) {
@@ -134,7 +157,8 @@ fn victim_words(victim: &Victim) -> String {
 }
 
 /// What is wrong with what was found; empty where all is as expected.
-pub fn differences(words: Words<'_>, all: &AllSeen) -> Result<Vec<String>> {
+pub fn differences(words: Words<'_>, shown: &Shown) -> Result<Vec<String>> {
+    let all = &shown.seen;
     let mut wrong = Vec::new();
     let mut expected_keys = Vec::new();
     for expected in &words.scenario.expect {
@@ -164,14 +188,20 @@ pub fn differences(words: Words<'_>, all: &AllSeen) -> Result<Vec<String>> {
             let is = if seen.partial { "is" } else { "is not" };
             wrong.push(format!("{key}: it {is} marked partial"));
         }
-        if let Some(expected) = expected.traffic {
+        if let Some(expected) = &expected.traffic {
+            let sent = match &expected.sent {
+                Some(name) => Some(*shown.sent.0.get(&words.address(name)?).unwrap_or(&(0, 0))),
+                None => None,
+            };
             let counted = |seen: Counted| {
-                seen.packets == expected.packets
+                expected.packets.is_none_or(|packets| packets == seen.packets)
+                    && sent.is_none_or(|sent| sent == (seen.packets, seen.bytes))
                     && expected.bytes.is_none_or(|bytes| bytes == seen.bytes)
                     && expected.clients.is_none_or(|clients| clients == seen.clients)
             };
             if !seen.traffic.is_some_and(counted) {
-                wrong.push(format!("{key}: traffic is {:?}, not {expected:?}", seen.traffic));
+                let is = seen.traffic;
+                wrong.push(format!("{key}: traffic is {is:?}, not {expected:?} {sent:?}"));
             }
         }
         if expected.prevented.is_some() && expected.prevented != seen.prevented {

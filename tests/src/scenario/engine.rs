@@ -18,7 +18,7 @@ use detector_core::workload::NodeName;
 use self::packets::Counters;
 use self::world::World;
 use super::cluster::IpamKind;
-use super::compare::{self, AllSeen};
+use super::compare::{self, AllSeen, Sent, Shown};
 use super::ipam;
 use super::step::{ApiState, Step};
 use super::words::Words;
@@ -62,10 +62,11 @@ struct Run<'a> {
     api: Api,
     counters: Counters,
     seen: AllSeen,
+    sent: Sent,
 }
 
 /// Runs a scenario; gives what was found.
-pub fn run(words: Words<'_>, order: StartOrder) -> Result<AllSeen> {
+pub fn run(words: Words<'_>, order: StartOrder) -> Result<Shown> {
     let mut run = Run {
         words,
         engine: Engine::new(settings(words)),
@@ -75,6 +76,7 @@ pub fn run(words: Words<'_>, order: StartOrder) -> Result<AllSeen> {
         api: Api::Up,
         counters: Counters::default(),
         seen: AllSeen::new(),
+        sent: Sent::default(),
     };
     for step in &words.scenario.given {
         run.world.apply(step).with_context(|| format!("given: {step:?}"))?;
@@ -84,7 +86,7 @@ pub fn run(words: Words<'_>, order: StartOrder) -> Result<AllSeen> {
         run.step(step).with_context(|| format!("step {step:?}"))?;
     }
     run.pass(Duration::from_millis(200));
-    Ok(run.seen)
+    Ok(Shown { seen: run.seen, sent: run.sent })
 }
 
 fn settings(words: Words<'_>) -> Settings {
@@ -121,6 +123,8 @@ impl Run<'_> {
             Step::Wait(duration) => self.pass(*duration),
             Step::Api(state) => self.turn_api(*state)?,
             Step::Send(step) => {
+                let to = self.words.address(&step.to)?;
+                self.sent.add(to, step.on_the_wire(to.is_ipv4()));
                 let seen = self.counters.send(self.words, &self.world, step, self.now)?;
                 for what in seen {
                     self.observe(what);

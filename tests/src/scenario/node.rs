@@ -8,6 +8,7 @@ mod frames;
 mod hear;
 mod netfilter;
 mod objects;
+mod tcp;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,16 +16,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use self::hear::hear;
 use self::netfilter::Rule;
 use self::wire::{Packets, Wire};
 use super::api::Api;
-use super::compare::AllSeen;
+use super::compare::{AllSeen, Sent, Shown};
 use super::ipam::{Changed, Ipam};
-use super::packets::{SendStep, TranslateStep};
+use super::packets::{Carries, SendStep, TranslateStep};
 use super::step::{FelixStep, PodStep, Step};
 use super::words::{Words, interface, pod_key};
 use super::{UPLINK, flood, pod};
@@ -53,10 +54,11 @@ pub struct Node<'a> {
     wire: Option<Wire>,
     /// Addresses of pods, by `namespace/name`.
     addresses: BTreeMap<String, Vec<IpAddr>>,
+    sent: Sent,
 }
 
 /// Runs a scenario; gives what was found.
-pub fn run(words: Words<'_>, route_source: &str) -> Result<AllSeen> {
+pub fn run(words: Words<'_>, route_source: &str) -> Result<Shown> {
     play(Node::new(words)?, words, route_source)
 }
 
@@ -65,11 +67,11 @@ pub fn run_in_cluster(
     words: Words<'_>,
     route_source: &str,
     cluster: Arc<Cluster>,
-) -> Result<AllSeen> {
+) -> Result<Shown> {
     play(Node::in_cluster(words, cluster)?, words, route_source)
 }
 
-fn play(mut node: Node<'_>, words: Words<'_>, route_source: &str) -> Result<AllSeen> {
+fn play(mut node: Node<'_>, words: Words<'_>, route_source: &str) -> Result<Shown> {
     for step in &words.scenario.given {
         node.step(words, step).with_context(|| format!("given: {step:?}"))?;
     }
@@ -81,7 +83,7 @@ fn play(mut node: Node<'_>, words: Words<'_>, route_source: &str) -> Result<AllS
     wait_for_expected(words, &agent, &mut all)?;
     node.sing(&agent, &mut all)?;
     agent.stop()?;
-    Ok(all)
+    Ok(Shown { seen: all, sent: node.sent })
 }
 
 impl<'a> Node<'a> {
@@ -117,6 +119,7 @@ impl<'a> Node<'a> {
             peers: 0,
             wire: None,
             addresses: BTreeMap::new(),
+            sent: Sent::default(),
         };
         if scenario.has_packets() {
             node.wire = Some(Wire::new(&node.namespace)?);
@@ -288,10 +291,13 @@ impl<'a> Node<'a> {
         self.patch(&step.name, &json!({"metadata": {"annotations": annotations}, "status": status}))
     }
 
-    fn send(&self, words: Words<'_>, step: &SendStep) -> Result<()> {
+    fn send(&mut self, words: Words<'_>, step: &SendStep) -> Result<()> {
         let to = words.address(&step.to)?;
-        let own = self.addresses.get(&step.from).into_iter().flatten();
-        let own = own.into_iter().find(|own| own.is_ipv4() == to.is_ipv4()).copied();
+        let own_of = |pod: &str| {
+            let own = self.addresses.get(pod).into_iter().flatten();
+            own.into_iter().find(|own| own.is_ipv4() == to.is_ipv4()).copied()
+        };
+        let own = own_of(&step.from);
         let source = step.source.as_ref().map(|name| words.address(name)).transpose()?;
         let from = if step.is_outside() { step.from.clone() } else { interface(&step.from)? };
         let packets = Packets {
@@ -301,8 +307,22 @@ impl<'a> Node<'a> {
             port: step.port,
             count: step.count,
             connections: step.connections,
+            payload: step.payload,
         };
-        self.wire()?.send(&from, &packets)
+        let sent = match (step.carries, &step.answers) {
+            (Carries::Tcp, Some(answers)) => {
+                // Translated, they arrive for the pod's own address.
+                let answering = [Some(to), own_of(answers)].into_iter().flatten();
+                self.wire()?.connect(&from, (&interface(answers)?, answering), &packets)?
+            }
+            (Carries::Tcp, None) => bail!("who answers?"),
+            _ => {
+                self.wire()?.send(&from, &packets)?;
+                step.on_the_wire(to.is_ipv4())
+            }
+        };
+        self.sent.add(to, sent);
+        Ok(())
     }
 
     fn wire(&self) -> Result<&Wire> {

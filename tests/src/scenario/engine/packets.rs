@@ -15,7 +15,7 @@ use detector_core::traffic::{
 use super::world::World;
 use crate::scenario::UPLINK;
 use crate::scenario::packets::{
-    Carries, Message, PAYLOAD, PretendStep, SendStep, TranslateStep, Translator,
+    Carries, Message, PretendStep, SendStep, TranslateStep, Translator,
 };
 use crate::scenario::words::{Words, interface};
 
@@ -104,14 +104,13 @@ impl Counters {
         let source = source.or(own).context("packets from outside need `as`")?;
         let (protocol, port) = match (step.carries, to) {
             (Carries::Udp, _) => (IpProtocol::UDP, Some(step.port)),
+            (Carries::Tcp, _) => (IpProtocol(6), Some(step.port)),
             (Carries::Icmp, IpAddr::V4(_)) => (IpProtocol(1), None),
             (Carries::Icmp, IpAddr::V6(_)) => (IpProtocol(58), None),
         };
         let flow = Flow { client: source, protocol, port };
-        // Both have headers of 8 bytes.
-        let length = PAYLOAD + 8 + if to.is_ipv4() { 20 } else { 40 };
-        let packets = u64::from(step.count);
-        let tally = Tally { packets, bytes: packets * length as u64, first: now, last: now };
+        let (packets, bytes) = step.on_the_wire(to.is_ipv4());
+        let tally = Tally { packets, bytes, first: now, last: now };
         let mut seen = Vec::new();
         if let Some(own) = self.sources.get(&came_in).filter(|own| !own.is_empty())
             && !own.iter().any(|own| own.contains(source))
@@ -131,6 +130,16 @@ impl Counters {
             && (self.watched.contains_key(&to) || self.ranges.iter().any(|of| of.contains(to)))
         {
             seen.push(What::Translated(Translated { flow, address: to, to: translated }));
+        }
+        // Whoever answers for an address that was not translated to his own answers as its owner.
+        if let Some(answers) = step.answers.as_ref().filter(|_| translated.is_none()) {
+            let interface = world.index(&interface(answers)?)?;
+            let known = self.sources.get(&interface).filter(|own| !own.is_empty());
+            if known.is_some_and(|own| !own.iter().any(|own| own.contains(to))) {
+                let (pretence, destination) = (Pretence::Source, Some(source));
+                let pretended = Pretended { interface, address: to, pretence, destination, tally };
+                seen.push(What::Pretended(pretended));
+            }
         }
         let destination = translated.unwrap_or(to);
         if let Some(leaves) = world.way_to(destination) {

@@ -11,16 +11,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, sendto,
     socket,
 };
 
-use super::frames;
+use super::{frames, tcp};
 use crate::netns::Namespace;
 use crate::scenario::UPLINK;
-use crate::scenario::packets::{Carries, Message, OUTSIDE, PAYLOAD};
+use crate::scenario::packets::{Carries, Message, OUTSIDE};
 
 /// The link address of both ends of a pod's veth; Calico gives it to the node's end.
 const LINK_ADDRESS: &str = "ee:ee:ee:ee:ee:ee";
@@ -28,6 +28,9 @@ const LINK_ADDRESS: &str = "ee:ee:ee:ee:ee:ee";
 /// The same of the uplink, and the next hop by which the host outside finds the node.
 const UPLINK_ADDRESS: &str = "02:00:00:00:00:01";
 const NEXT_HOPS: [(&str, &str); 2] = [("-4", "192.0.2.1"), ("-6", "2001:db8::1")];
+
+/// Where the host outside has its addresses.
+const NETWORKS: [(&str, &str); 2] = [("-4", "192.0.2.0/24"), ("-6", "2001:db8::/64")];
 
 /// The port by which the host outside is joined to the uplink.
 const PORT: &str = "outside0";
@@ -46,6 +49,7 @@ pub(super) struct Packets {
     pub(super) port: u16,
     pub(super) count: u32,
     pub(super) connections: u32,
+    pub(super) payload: u32,
 }
 
 // === impl Wire ===
@@ -80,6 +84,9 @@ impl Wire {
         node.ip(&format!("link add {PORT} type veth peer name eth0 netns {}", outside.path()))?;
         node.ip(&format!("link set {PORT} master {UPLINK} up"))?;
         outside.ip("link set eth0 up")?;
+        for (family, network) in NETWORKS {
+            node.ip(&format!("{family} route add {network} dev {UPLINK}"))?;
+        }
         for (family, next) in NEXT_HOPS {
             outside.ip(&format!(
                 "{family} neigh add {next} lladdr {UPLINK_ADDRESS} dev eth0 nud permanent"
@@ -108,17 +115,40 @@ impl Wire {
 
     /// Sends packets from a pod, by its interface's name, or from outside.
     pub(super) fn send(&self, from: &str, packets: &Packets) -> Result<()> {
-        let sender = self.at(from)?;
-        // What is not the sender's own becomes so, as for anybody with rights in a namespace.
-        let own = |address: IpAddr| match address {
-            IpAddr::V4(address) => format!("-4 address replace {address}/32 dev lo"),
-            IpAddr::V6(address) => format!("-6 address replace {address}/128 dev lo nodad"),
-        };
-        sender.ip(&own(packets.from))?;
+        let sender = self.owning(from, packets.from)?;
         sender.within(|| match packets.carries {
             Carries::Udp => datagrams(packets),
             Carries::Icmp => echo_requests(packets),
+            Carries::Tcp => bail!("TCP wants somebody who answers"),
         })
+    }
+
+    /// Makes connections from a pod, or from outside, to whoever answers for these addresses, by their
+    /// interfaces' names; gives packets and bytes as the client's kernel counts them.
+    pub(super) fn connect(
+        &self,
+        from: &str,
+        (to, answering): (&str, impl Iterator<Item = IpAddr>),
+        packets: &Packets,
+    ) -> Result<(u64, u64)> {
+        let client = self.owning(from, packets.from)?;
+        for address in answering {
+            self.owning(to, address)?;
+        }
+        tcp::connect(client, self.at(to)?, packets)
+    }
+
+    /// A namespace in which an address is its own: what is not becomes so, as for anybody with rights
+    /// in a namespace.
+    fn owning(&self, at: &str, address: IpAddr) -> Result<&Namespace> {
+        let namespace = self.at(at)?;
+        // Outside, neighbours must find it.
+        let device = if at == OUTSIDE { "eth0" } else { "lo" };
+        namespace.ip(&match address {
+            IpAddr::V4(address) => format!("-4 address replace {address}/32 dev {device}"),
+            IpAddr::V6(address) => format!("-6 address replace {address}/128 dev {device} nodad"),
+        })?;
+        Ok(namespace)
     }
 
     /// Sends a message between neighbours from a pod, by its interface's name.
@@ -145,13 +175,14 @@ impl Wire {
 
 fn datagrams(packets: &Packets) -> Result<()> {
     let to = SocketAddr::new(packets.to, packets.port);
+    let payload = vec![0; packets.payload as usize];
     let mut sockets = Vec::new();
     for _ in 0..packets.connections.max(1) {
         sockets.push(UdpSocket::bind((packets.from, 0)).context("no UDP socket")?);
     }
     for (_, socket) in (0..packets.count).zip(sockets.iter().cycle()) {
-        let sent = socket.send_to(&[0; PAYLOAD], to).context("a datagram cannot be sent")?;
-        ensure!(sent == PAYLOAD, "a datagram was cut short");
+        let sent = socket.send_to(&payload, to).context("a datagram cannot be sent")?;
+        ensure!(sent == payload.len(), "a datagram was cut short");
     }
     Ok(())
 }
@@ -165,7 +196,7 @@ fn echo_requests(packets: &Packets) -> Result<()> {
     let address = |address| SockaddrStorage::from(SocketAddr::new(address, 0));
     bind(socket.as_raw_fd(), &address(packets.from))?;
     for number in 0..packets.count {
-        let mut message = vec![0; 8 + PAYLOAD];
+        let mut message = vec![0; 8 + packets.payload as usize];
         message[0] = kind;
         message[6..8].copy_from_slice(&u16::try_from(number).unwrap_or(0).to_be_bytes());
         // For ICMPv6 the kernel does it.
