@@ -1,4 +1,5 @@
 //! Measurements of the packet programs on the real kernel.
 
+pub mod flood;
 pub mod interfaces;
 pub mod throughput;

@@ -85,6 +85,9 @@ enum Bench {
     Interfaces,
     /// What two pods can send to each other with the agent and without it.
     Throughput,
+    /// A flood of packets for a watched address from ever new sources: what it costs the agent, and
+    /// whether all are counted.
+    Flood,
     /// What the packet programs cost a packet, beside an empty program.
     Packet,
     /// The engine's cost per observation by the number of routes and claims.
@@ -138,6 +141,7 @@ fn run(task: Task) -> Result<()> {
             setup::iperf()?;
             build::bench("throughput")
         }
+        Task::Bench(Bench::Flood) => build::bench("flood"),
         Task::Bench(Bench::Packet) => build::bench_packet(),
     }
 }

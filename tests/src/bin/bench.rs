@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use detector_core::time::BootTime;
 use detector_tests::agent::{Agent, now};
-use detector_tests::measure::{interfaces, throughput};
+use detector_tests::measure::{flood, interfaces, throughput};
 use detector_tests::process::{cpu, memory};
 use detector_tests::rawroute::{RouteWriter, nth};
 use detector_tests::scenario::node::Node;
@@ -57,6 +57,19 @@ given:
   - send: {from: shop/cart, to: web}
 "#;
 
+/// A victim far away, an attacker here, and packets.
+const FAR: &str = r#"
+id: bench
+title: A victim far away and an attacker here.
+addresses:
+  cart: [10.244.1.5, "fd00:10:244:1::5"]
+  evil: [10.244.1.66, "fd00:10:244:1::66"]
+given:
+  - pod: {name: shop/cart, node: node-b, addresses: [cart]}
+  - pod: {name: default/evil, addresses: [evil]}
+  - send: {from: default/evil, to: cart}
+"#;
+
 const CART: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
 
 fn main() -> Result<()> {
@@ -71,7 +84,12 @@ fn main() -> Result<()> {
             let address = CART.to_string();
             throughput::run(talking, &node(talking)?, "shop/web", "shop/cart", &address)
         }
-        _ => bail!("say which: latency, churn, interfaces or throughput"),
+        Some("flood") => {
+            let far = Scenario::parse(FAR)?;
+            let words = Words { scenario: &far, family: Family::Ipv4 };
+            flood::run(words, &node(words)?, "default/evil", CART)
+        }
+        _ => bail!("say which: latency, churn, interfaces, throughput or flood"),
     }
 }
 

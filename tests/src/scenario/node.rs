@@ -25,7 +25,7 @@ use self::wire::{Packets, Wire};
 use super::api::Api;
 use super::compare::{AllSeen, Sent, Shown};
 use super::ipam::{Changed, Ipam};
-use super::packets::{Carries, SendStep, TranslateStep};
+use super::packets::{Carries, OUTSIDE, SendStep, TranslateStep};
 use super::step::{FelixStep, PodStep, Step};
 use super::words::{Words, interface, pod_key};
 use super::{UPLINK, flood, pod};
@@ -145,6 +145,11 @@ impl<'a> Node<'a> {
     /// The network namespace of a pod, in a scenario that has packets.
     pub fn pod_namespace(&self, pod: &str) -> Result<&Namespace> {
         self.wire()?.at(&interface(pod)?)
+    }
+
+    /// The network namespace of the host outside, in a scenario that has packets.
+    pub fn outside_namespace(&self) -> Result<&Namespace> {
+        self.wire()?.at(OUTSIDE)
     }
 
     /// Starts the agent on the node, and waits until it is ready.
