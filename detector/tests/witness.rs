@@ -37,7 +37,9 @@ fn ip(arguments: &str) {
 /// no carrier will be found, and no address tried out.
 fn link(name: &str) {
     ip(&format!("link add {name} type bridge"));
-    ip(&format!("link set {name} addrgenmode none up"));
+    // Apart: older kernels would set it up first, and make it an address.
+    ip(&format!("link set {name} addrgenmode none"));
+    ip(&format!("link set {name} up"));
 }
 
 /// The kinds of the netlink messages that the witness has recorded, and their lengths.

@@ -199,7 +199,10 @@ impl Rig {
         // Where the qdisc is new as well, no filter stands.
         let is_bare = is_new && (is_idle || add_qdisc(hung.link.name.as_str()));
         if !is_new {
-            self.take_away_leftovers(&hung.link)?;
+            for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+                let standing = Standing::at(&mut self.questions, &hung.link, hook)?;
+                take_away_leftover(&hung.link, hook, &standing);
+            }
         }
         match self.fit(&mut hung, watching, is_bare) {
             Ok(()) => Ok(hung),
@@ -238,6 +241,7 @@ impl Rig {
             if way == Way::Filter && !is_bare {
                 add_qdisc(hung.link.name.as_str());
             }
+            take_away_leftover(&hung.link, hook, &standing);
             let id = self.hang_one(&hung.link, way, (name, hook))?;
             hung.programs.push(HungProgram { name, hook, way, id });
         }
@@ -259,18 +263,6 @@ impl Rig {
             }),
         };
         program(&mut self.ebpf, name)?.attach_with_options(link.name.as_str(), hook, options)
-    }
-
-    /// Takes the filters away that a crash has left.
-    fn take_away_leftovers(&mut self, link: &Link) -> Result<(), HookError> {
-        for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
-            if Standing::at(&mut self.questions, link, hook)?.filters.contains(&OURS) {
-                for name in ALL {
-                    let _ = qdisc_detach_program(link.name.as_str(), hook, name);
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Whether a program hangs where packets pass at a higher cost than they need to.
@@ -338,6 +330,15 @@ impl Rig {
                 Ok(link) => drop(link),
                 Err(error) => tracing::debug!(%error, "a program was gone with its interface"),
             }
+        }
+    }
+}
+
+/// Takes the filter away that a crash has left at a hook, where none of ours is known to hang.
+fn take_away_leftover(link: &Link, hook: TcAttachType, standing: &Standing) {
+    if standing.filters.contains(&OURS) {
+        for name in ALL {
+            let _ = qdisc_detach_program(link.name.as_str(), hook, name);
         }
     }
 }
