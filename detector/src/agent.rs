@@ -305,7 +305,10 @@ impl Agent {
                 self.dumps += 1;
                 if let Some(packets) = &mut self.packets {
                     packets.sweep();
-                    packets.settle();
+                    if self.dumps == 1 {
+                        // What there is at the start is watched when the agent says that it is ready.
+                        packets.settle();
+                    }
                 }
                 self.observe(What::SnapshotEnd);
                 if !self.resync.is_wanted() {

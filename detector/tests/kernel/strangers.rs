@@ -52,8 +52,8 @@ impl Stranger {
     }
 }
 
-fn filter(priority: u16) -> TcAttachOptions {
-    let handle = TcHandle::new(0, 1);
+fn filter(priority: u16, handle: u16) -> TcAttachOptions {
+    let handle = TcHandle::new(0, handle);
     TcAttachOptions::Netlink(NlOptions { priority, handle, classid: None })
 }
 
@@ -197,7 +197,7 @@ fn a_program_that_was_there_first_goes_on_as_before() {
         qdisc_add_clsact("cali1").unwrap();
         for priority in [1, 7, 49_152] {
             let mut stranger = Stranger::load();
-            stranger.hang(filter(priority));
+            stranger.hang(filter(priority, 1));
             assert_eq!((victim.exchange(), stranger.seen()), (AS_WITHOUT_US, 10));
             let mut packets = watching(Hooks::Best);
             assert_eq!((victim.exchange(), stranger.seen()), (AS_WITHOUT_US, 20));
@@ -278,9 +278,7 @@ fn what_a_crash_has_left_is_taken_away() {
             let program: &mut SchedClassifier =
                 crashed.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap();
-            let (priority, handle) = (7, TcHandle::new(0, 0xde7));
-            let options = NlOptions { priority, handle, classid: None };
-            program.attach_with_options("cali1", hook, TcAttachOptions::Netlink(options)).unwrap();
+            program.attach_with_options("cali1", hook, filter(7, 0xde7)).unwrap();
         }
         std::mem::forget(crashed);
         assert_eq!(filters(), [1, 1]);

@@ -198,19 +198,28 @@ impl Rig {
         let is_idle = place.programs(ether, watching).next().is_none();
         // Where the qdisc is new as well, no filter stands.
         let is_bare = is_new && (is_idle || add_qdisc(hung.link.name.as_str()));
-        if !is_new {
-            for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
-                let standing = Standing::at(&mut self.questions, &hung.link, hook)?;
-                take_away_leftover(&hung.link, hook, &standing);
-            }
+        let mut fitted = self.fit(&mut hung, watching, is_bare);
+        if !is_new && fitted.is_ok() {
+            fitted = self.clear_unused(&hung);
         }
-        match self.fit(&mut hung, watching, is_bare) {
+        match fitted {
             Ok(()) => Ok(hung),
             Err(error) => {
                 self.unhang(hung);
                 Err(error)
             }
         }
+    }
+
+    /// Takes away what a crash has left at hooks where nothing of ours hangs now.
+    fn clear_unused(&mut self, hung: &Hung) -> Result<(), HookError> {
+        for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+            if !hung.programs.iter().any(|hung| hung.hook == hook) {
+                let standing = Standing::at(&mut self.questions, &hung.link, hook)?;
+                take_away_leftover(&hung.link, hook, &standing);
+            }
+        }
+        Ok(())
     }
 
     /// Hangs what is needed more while addresses are watched, or takes it away.
@@ -224,12 +233,12 @@ impl Rig {
 
     fn fit(&mut self, hung: &mut Hung, watching: bool, is_bare: bool) -> Result<(), HookError> {
         let wanted: Vec<_> = hung.place.programs(hung.ether, watching).collect();
-        let is_wanted = |hung: &HungProgram| wanted.iter().any(|(_, hook)| is(*hook, hung.hook));
+        let is_wanted = |hung: &HungProgram| wanted.iter().any(|(_, hook)| *hook == hung.hook);
         for needless in hung.programs.extract_if(.., |hung| !is_wanted(hung)) {
             self.unhang_one(needless);
         }
         for (name, hook) in wanted {
-            if hung.programs.iter().any(|hung| is(hook, hung.hook)) {
+            if hung.programs.iter().any(|hung| hung.hook == hook) {
                 continue;
             }
             let standing = if is_bare {
@@ -265,13 +274,12 @@ impl Rig {
         program(&mut self.ebpf, name)?.attach_with_options(link.name.as_str(), hook, options)
     }
 
-    /// Whether a program hangs where packets pass at a higher cost than they need to.
-    pub(super) fn can_be_moved(&self, hung: &Hung) -> bool {
-        self.hooks == Hooks::Best && hung.programs.iter().any(|hung| hung.way == Way::Filter)
-    }
-
-    /// Moves programs from filters to TCX. It takes the kernel some milliseconds.
+    /// Moves programs from filters to TCX, where packets pass at a lower cost, if that may be. It takes
+    /// the kernel some milliseconds.
     pub(super) fn move_to_tcx(&mut self, hung: &mut Hung) -> Result<(), HookError> {
+        if self.hooks == Hooks::Filters {
+            return Ok(());
+        }
         for at in 0..hung.programs.len() {
             let HungProgram { name, hook, way, .. } = hung.programs[at];
             if way == Way::Filter {
@@ -354,11 +362,6 @@ fn add_qdisc(interface: &str) -> bool {
         Err(error) => tracing::debug!(interface, %error, "no qdisc clsact"),
     }
     false
-}
-
-/// Whether both are the same hook.
-fn is(one: TcAttachType, other: TcAttachType) -> bool {
-    std::mem::discriminant(&one) == std::mem::discriminant(&other)
 }
 
 fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut SchedClassifier, ProgramError> {

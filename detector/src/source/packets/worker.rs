@@ -32,10 +32,8 @@ enum Order {
     Hang(Link, Place, bool),
     /// An interface has another name.
     Rename(IfIndex, InterfaceName),
-    /// To take programs from an interface.
-    Unhang(IfIndex),
-    /// An interface is gone.
-    Gone(IfIndex),
+    /// To take programs from an interface, which may be gone itself.
+    Unhang(IfIndex, bool),
     /// Addresses are watched, for the so-manieth time, or no longer.
     Watching(Option<u64>),
     /// To say so when all before this is done.
@@ -96,11 +94,11 @@ impl Worker {
     }
 
     pub(super) fn unhang(&self, index: IfIndex) {
-        self.tell(Order::Unhang(index));
+        self.tell(Order::Unhang(index, false));
     }
 
     pub(super) fn gone(&self, index: IfIndex) {
-        self.tell(Order::Gone(index));
+        self.tell(Order::Unhang(index, true));
     }
 
     pub(super) fn watching(&self, watching: Option<u64>) {
@@ -167,17 +165,21 @@ impl Work {
                 Err(RecvTimeoutError::Timeout) => self.chores(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.count();
         }
+    }
+
+    fn count(&self) {
+        let at = |place| self.hung.values().filter(|hung| hung.place == place).count();
+        self.note(|done| {
+            (done.pods, done.uplinks) = (at(Place::Pod), at(Place::Uplink));
+            done.refused = self.refused.len();
+        });
     }
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Hang(link, place, is_new) => {
-                if let Some(former) = self.hung.remove(&link.index) {
-                    self.rig.unhang(former);
-                }
-                self.hang(&link, place, is_new);
-            }
+            Order::Hang(link, place, is_new) => self.hang(&link, place, is_new),
             Order::Rename(index, name) => {
                 if let Some(hung) = self.hung.get_mut(&index) {
                     hung.link.name = name;
@@ -185,15 +187,11 @@ impl Work {
                     link.name = name;
                 }
             }
-            Order::Unhang(index) => {
-                if let Some(hung) = self.hung.remove(&index) {
-                    self.rig.unhang(hung);
-                }
-                self.refused.remove(&index);
-            }
-            Order::Gone(index) => {
-                if let Some(hung) = self.hung.remove(&index) {
-                    self.rig.forget(hung);
+            Order::Unhang(index, is_gone) => {
+                match self.hung.remove(&index) {
+                    Some(hung) if is_gone => self.rig.forget(hung),
+                    Some(hung) => self.rig.unhang(hung),
+                    None => {}
                 }
                 self.refused.remove(&index);
                 self.fresh.remove(&index);
@@ -208,19 +206,17 @@ impl Work {
                 let _ = tell.send(());
             }
         }
-        let refused = self.refused.len();
-        let at = |place| self.hung.values().filter(|hung| hung.place == place).count();
-        let (pods, uplinks) = (at(Place::Pod), at(Place::Uplink));
-        self.note(|done| {
-            (done.pods, done.uplinks, done.refused) = (pods, uplinks, refused);
-        });
     }
 
     fn note(&self, what: impl FnOnce(&mut Done)) {
         what(&mut self.done.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Hangs programs on an interface, in the place of those that hang there.
     fn hang(&mut self, link: &Link, place: Place, is_new: bool) {
+        if let Some(former) = self.hung.remove(&link.index) {
+            self.rig.unhang(former);
+        }
         match self.rig.hang(link, place, is_new, self.watching) {
             Ok(hung) => {
                 debug!(interface = %link.name, place = place.as_str(), "packets are watched");
@@ -302,14 +298,13 @@ impl Work {
         }
         let refused: Vec<_> = self.refused.values().take(AT_ONCE).cloned().collect();
         for (link, place) in refused {
-            self.obey(Order::Hang(link, place, false));
+            self.hang(&link, place, false);
         }
     }
 
     fn hang_anew(&mut self, index: IfIndex, why: &str) {
-        let Some(hung) = self.hung.remove(&index) else { return };
+        let Some(hung) = self.hung.get(&index) else { return };
         let (link, place) = (hung.link.clone(), hung.place);
-        self.rig.unhang(hung);
         self.hang(&link, place, false);
         let mut times = 0;
         self.note(|done| {
@@ -333,9 +328,7 @@ impl Work {
         let Some(index) = self.movable.iter().copied().find(is_settled) else { return };
         self.movable.remove(&index);
         let Some(hung) = self.hung.get_mut(&index) else { return };
-        if self.rig.can_be_moved(hung)
-            && let Err(error) = self.rig.move_to_tcx(hung)
-        {
+        if let Err(error) = self.rig.move_to_tcx(hung) {
             debug!(interface = %hung.link.name, %error, "its packets cost more than they need to");
         }
     }
