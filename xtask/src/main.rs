@@ -11,7 +11,7 @@ mod vm;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
 /// Sets up, demonstrates, tests and measures the detector.
@@ -127,10 +127,8 @@ fn run(task: Task) -> Result<()> {
         Task::Endure { rounds, seed } => build::endure(rounds, seed),
         Task::Fuzz { target, seconds } => fuzz::fuzz(target, seconds),
         Task::Vm(options) => {
-            if let Some(why) = setup::machines()? {
-                bail!("nothing can be booted: {why}");
-            }
-            vm::run(&options)
+            let kernels = setup::machines(options.kernels()).context("nothing can be booted")?;
+            vm::run(&options, &kernels)
         }
         Task::Bench(Bench::Latency) => build::bench("latency"),
         Task::Bench(Bench::Churn) => build::bench("churn"),

@@ -20,6 +20,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use self::apt::Need;
+use self::kernels::{Fetched, Kernel};
 use crate::command::{self, output, succeeds};
 
 /// The version of bpf-linker that Debian's LLVM and compiler are known to work with.
@@ -117,24 +118,20 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Finds what virtual machines need, or says why there can be none.
-pub(crate) fn machines() -> Result<Option<String>> {
+/// Finds what virtual machines with these kernels need. Where it fails, there can be none.
+pub(crate) fn machines(kernels: &[Kernel]) -> Result<Vec<Fetched>> {
     if !cfg!(target_arch = "x86_64") {
-        return Ok(Some("virtual machines are made for x86-64 only".to_owned()));
+        bail!("virtual machines are made for x86-64 only");
     }
     if !succeeds("apt-get", &["--version"]) {
-        return Ok(Some("there is no apt-get here, which fetches Debian's kernels".to_owned()));
+        bail!("there is no apt-get here, which fetches Debian's kernels");
     }
     let programs = ["qemu-system-x86_64", "modprobe", "xz", "strip"];
     if !programs.iter().all(|program| succeeds(program, &["--version"])) {
         apt::install(&[QEMU])?;
     }
-    for kernel in kernels::Kernel::ALL {
-        if let Err(error) = kernels::fetch(kernel) {
-            return Ok(Some(format!("a kernel cannot be fetched ({error:#})")));
-        }
-    }
-    Ok(None)
+    let fetch = |kernel: &Kernel| kernels::fetch(*kernel).context("a kernel cannot be fetched");
+    kernels.iter().map(fetch).collect()
 }
 
 /// Finds what only one of the measurements needs.

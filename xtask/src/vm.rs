@@ -12,7 +12,8 @@ mod report;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -22,7 +23,7 @@ use self::ramdisk::Ramdisk;
 use self::report::Report;
 use crate::build;
 use crate::command::output;
-use crate::setup::kernels::{self, Fetched, Kernel};
+use crate::setup::kernels::{Fetched, Kernel};
 
 /// The tests of the agent that meet the kernel.
 const TESTS: [&str; 4] = ["kernel", "packets", "translations", "witness"];
@@ -76,25 +77,26 @@ impl Options {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         Self { kernel: Vec::new(), scenario: names(&SHORT), test: names(&TESTS) }
     }
+
+    /// The kernels that are meant.
+    pub(crate) fn kernels(&self) -> &[Kernel] {
+        if self.kernel.is_empty() { &Kernel::ALL } else { &self.kernel }
+    }
 }
 
-/// Boots the kernels, runs the tests in them, and prints what came of each.
-pub(crate) fn run(options: &Options) -> Result<()> {
-    let kernels =
-        if options.kernel.is_empty() { Kernel::ALL.to_vec() } else { options.kernel.clone() };
-    let fetched =
-        kernels.iter().map(|kernel| kernels::fetch(*kernel)).collect::<Result<Vec<_>>>()?;
-    let programs = Programs::build()?;
-    let report = Mutex::new(Report::new(fetched.iter().map(|kernel| kernel.release.clone())));
-    let next = std::sync::atomic::AtomicUsize::new(0);
+/// Boots kernels, runs the tests in them, and prints what came of each.
+pub(crate) fn run(options: &Options, kernels: &[Fetched]) -> Result<()> {
+    let disk = disk(options)?;
+    let report = Mutex::new(Report::new(kernels.iter().map(|kernel| kernel.release.clone())));
+    let next = AtomicUsize::new(0);
     // One for each processor: a machine has one, and is always busy.
     let at_once = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         let work = || {
             loop {
-                let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                let Some(kernel) = fetched.get(at) else { return };
-                let outcome = boot(kernel, &programs, options, at, &report);
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(kernel) = kernels.get(at) else { return };
+                let outcome = boot(kernel, disk.clone(), at, &report);
                 if let Ok(mut report) = report.lock() {
                     report.ended(at, outcome);
                 }
@@ -106,31 +108,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let _ = thread.join();
         }
     });
-    report.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).finish()
+    report.into_inner().unwrap_or_else(PoisonError::into_inner).finish()
 }
 
-fn boot(
-    kernel: &Fetched,
-    programs: &Programs,
-    options: &Options,
-    at: usize,
-    report: &Mutex<Report>,
-) -> Result<()> {
+fn boot(kernel: &Fetched, mut disk: Ramdisk, at: usize, report: &Mutex<Report>) -> Result<()> {
     eprintln!("vm: booting {}", kernel.release);
-    let mut disk = Ramdisk::default();
     disk.modules(kernel)?;
-    programs.put(&mut disk)?;
-    let all = options.scenario.is_empty() && options.test.is_empty();
-    let tests = programs.tests.iter().map(|(name, _)| name);
-    let tests = tests.filter(|name| all || options.test.contains(name));
-    let mut commands: Vec<String> =
-        tests.map(|name| format!("{name}\t{PROGRAMS}/{name}\t--test-threads=1")).collect();
-    if all || !options.scenario.is_empty() {
-        let scenario = format!("scenarios\t{PROGRAMS}/scenario\t--kernel\t--jobs\t3");
-        let parts = options.scenario.iter().flat_map(|part| ["--only", part]);
-        commands.push([scenario.as_str()].into_iter().chain(parts).collect::<Vec<_>>().join("\t"));
-    }
-    disk.text("/commands", &(commands.join("\n") + "\n"));
     Machine::boot(kernel, &disk)?.watch(|line| {
         if let Ok(mut report) = report.lock() {
             report.line(at, line);
@@ -138,44 +121,38 @@ fn boot(
     })
 }
 
-/// What is taken into the machines.
-struct Programs {
-    detector: PathBuf,
-    scenario: PathBuf,
-    guest: PathBuf,
-    /// Names and programs.
-    tests: Vec<(String, PathBuf)>,
-}
-
-// === impl Programs ===
-
-impl Programs {
-    fn build() -> Result<Self> {
-        build::programs(&["detector", "scenario", "guest"], &[])?;
-        let folder = build::target()?.join("debug");
-        let tests = tests()?;
-        let program = |name: &str| folder.join(name);
-        let [detector, scenario, guest] = ["detector", "scenario", "guest"].map(program);
-        Ok(Self { detector, scenario, guest, tests })
+/// What all machines boot with: our programs, the tools, and what is to be run.
+fn disk(options: &Options) -> Result<Ramdisk> {
+    build::programs(&["detector", "scenario", "guest"], &[])?;
+    let built = build::target()?.join("debug");
+    let mut disk = Ramdisk::default();
+    disk.program("/init", &built.join("guest"))?;
+    for name in ["detector", "scenario"] {
+        disk.program(&format!("{PROGRAMS}/{name}"), &built.join(name))?;
     }
-
-    fn put(&self, disk: &mut Ramdisk) -> Result<()> {
-        disk.program("/init", &self.guest)?;
-        disk.program(&format!("{PROGRAMS}/detector"), &self.detector)?;
-        disk.program(&format!("{PROGRAMS}/scenario"), &self.scenario)?;
-        for (name, path) in &self.tests {
-            disk.program(&format!("{PROGRAMS}/{name}"), path)?;
-        }
-        for tool in TOOLS {
-            let path = output("which", &[tool])
-                .with_context(|| format!("no {tool}: `cargo xtask setup` installs it"))?;
-            disk.program(&format!("/bin/{tool}"), Path::new(&path))?;
-        }
-        disk.folder(Path::new(XTABLES))?;
-        disk.file(Path::new(CERTIFICATES))?;
-        // The scenario runner knows where they lie.
-        disk.folder(&build::workspace()?.join("tests/scenarios"))
+    for tool in TOOLS {
+        let path = output("which", &[tool])
+            .with_context(|| format!("no {tool}: `cargo xtask setup` installs it"))?;
+        disk.program(&format!("/bin/{tool}"), Path::new(&path))?;
     }
+    disk.folder(Path::new(XTABLES))?;
+    disk.file(Path::new(CERTIFICATES))?;
+    // The scenario runner knows where they lie.
+    disk.folder(&build::workspace()?.join("tests/scenarios"))?;
+
+    let all = options.scenario.is_empty() && options.test.is_empty();
+    let mut commands = Vec::new();
+    for (name, path) in tests()?.iter().filter(|(name, _)| all || options.test.contains(name)) {
+        disk.program(&format!("{PROGRAMS}/{name}"), path)?;
+        commands.push(format!("{name}\t{PROGRAMS}/{name}\t--test-threads=1"));
+    }
+    if all || !options.scenario.is_empty() {
+        let scenario = format!("scenarios\t{PROGRAMS}/scenario\t--kernel\t--jobs\t3");
+        let parts = options.scenario.iter().flat_map(|part| ["--only", part]);
+        commands.push([scenario.as_str()].into_iter().chain(parts).collect::<Vec<_>>().join("\t"));
+    }
+    disk.text("/commands", &(commands.join("\n") + "\n"));
+    Ok(disk)
 }
 
 /// Builds the tests; gives their names and programs.

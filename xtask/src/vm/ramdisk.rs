@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use cpio::newc;
@@ -54,10 +55,10 @@ const MODULES: [&str; 38] = [
     "ip_set_hash_ip",
 ];
 
-/// Files by their paths, with their modes.
-#[derive(Default)]
+/// Files by their paths, with their modes. What is in them is shared by copies.
+#[derive(Clone, Default)]
 pub(super) struct Ramdisk {
-    files: BTreeMap<PathBuf, (u32, Vec<u8>)>,
+    files: BTreeMap<PathBuf, (u32, Arc<[u8]>)>,
 }
 
 const PROGRAM: u32 = 0o100_755;
@@ -69,12 +70,12 @@ const FOLDER: u32 = 0o040_755;
 impl Ramdisk {
     /// Adds a text.
     pub(super) fn text(&mut self, path: &str, text: &str) {
-        self.files.insert(path.into(), (FILE, text.as_bytes().to_vec()));
+        self.files.insert(path.into(), (FILE, text.as_bytes().into()));
     }
 
     /// Adds a file as it is.
     pub(super) fn file(&mut self, path: &Path) -> Result<()> {
-        self.files.insert(path.into(), (FILE, read(path)?));
+        self.files.insert(path.into(), (FILE, read(path)?.into()));
         Ok(())
     }
 
@@ -88,7 +89,7 @@ impl Ramdisk {
             .output()
             .context("cannot start strip: install binutils")?;
         let bytes = read(if done.status.success() { stripped.path() } else { from })?;
-        self.files.insert(to.into(), (PROGRAM, bytes));
+        self.files.insert(to.into(), (PROGRAM, bytes.into()));
         self.libraries(from)
     }
 
@@ -97,7 +98,7 @@ impl Ramdisk {
         for entry in fs::read_dir(folder).with_context(|| format!("{}", folder.display()))? {
             let path = entry?.path();
             if path.is_file() {
-                self.files.insert(path.clone(), (PROGRAM, read(&path)?));
+                self.files.insert(path.clone(), (PROGRAM, read(&path)?.into()));
                 if path.extension().is_some_and(|ending| ending == "so") {
                     self.libraries(&path)?;
                 }
@@ -113,7 +114,7 @@ impl Ramdisk {
         let told = String::from_utf8_lossy(&told.stdout).into_owned();
         for path in told.split_whitespace().filter(|word| word.starts_with('/')) {
             if !self.files.contains_key(Path::new(path)) {
-                self.files.insert(path.into(), (PROGRAM, read(Path::new(path))?));
+                self.files.insert(path.into(), (PROGRAM, read(Path::new(path))?.into()));
             }
         }
         Ok(())
@@ -149,7 +150,7 @@ impl Ramdisk {
                 read(path)?
             };
             let name = path.file_stem().unwrap_or_default().display().to_string();
-            self.files.insert(format!("/modules/{at:03}-{name}").into(), (FILE, bytes));
+            self.files.insert(format!("/modules/{at:03}-{name}").into(), (FILE, bytes.into()));
         }
         Ok(())
     }

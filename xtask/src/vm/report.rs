@@ -1,6 +1,6 @@
 //! What came of each test on each kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 
@@ -28,8 +28,8 @@ pub(super) struct Report {
     rows: BTreeMap<String, BTreeMap<usize, Outcome>>,
     /// How each machine ended.
     ends: BTreeMap<usize, Result<()>>,
-    /// What is shown beneath a line that says that something is wrong.
-    explaining: BTreeMap<usize, bool>,
+    /// Kernels of which the next lines explain what is wrong.
+    explaining: BTreeSet<usize>,
 }
 
 // === impl Report ===
@@ -40,7 +40,7 @@ impl Report {
             kernels: kernels.collect(),
             rows: BTreeMap::new(),
             ends: BTreeMap::new(),
-            explaining: BTreeMap::new(),
+            explaining: BTreeSet::new(),
         }
     }
 
@@ -50,16 +50,16 @@ impl Report {
         if let Some((name, outcome)) = &read {
             self.rows.entry(name.clone()).or_default().insert(kernel, *outcome);
         }
-        let explaining = self.explaining.entry(kernel).or_default();
         if read.is_some() || !line.starts_with(' ') {
-            *explaining = false;
+            self.explaining.remove(&kernel);
         }
-        let wrong = matches!(read, Some((_, Outcome::Wrong)));
-        let said = line.starts_with("guest: ") || line.contains("panicked at");
-        if wrong || said || *explaining || line.starts_with("thread '") {
+        let wrong = matches!(read, Some((_, Outcome::Wrong))) || line.contains("panicked at");
+        if wrong || line.starts_with("guest: ") || self.explaining.contains(&kernel) {
             eprintln!("{}: {line}", self.kernels[kernel]);
         }
-        *explaining |= wrong || line.contains("panicked at");
+        if wrong {
+            self.explaining.insert(kernel);
+        }
     }
 
     pub(super) fn ended(&mut self, kernel: usize, end: Result<()>) {
