@@ -11,11 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::loaded_maps;
 use aya::programs::{loaded_links, loaded_programs};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::{TimeVal, TimeValLike as _};
 
+use super::filters::{Filters, listen};
 use crate::agent::Agent;
 use crate::netns::Namespace;
 use crate::scenario::node::Node;
@@ -29,18 +26,11 @@ const ROUNDS: u32 = 40;
 /// for all its readers after each.
 const GROUP: u32 = 77;
 
-/// How long the next may take to be watched before the measurement is given up, in seconds.
-const PATIENCE: i64 = 5;
-
 /// How long nothing may have changed.
 const REST: Duration = Duration::from_secs(5);
 
 /// `RTMGRP_LINK` of linux/rtnetlink.h.
 const LINKS: u32 = 1;
-
-/// `RTMGRP_TC`, which tells of filters, and the message that does.
-const TRAFFIC_CONTROL: u32 = 8;
-const NEW_FILTER: u16 = 44;
 
 /// Packets that a pod sends in a millisecond all the while.
 const BURST: u32 = 10;
@@ -105,8 +95,8 @@ fn send(to: Ipv4Addr, stop: &AtomicBool) -> Result<u64> {
 /// Makes interfaces, waits for each to be watched, and unmakes them.
 fn round(namespace: &Namespace, waits: &mut Vec<Duration>) -> Result<()> {
     let made = std::thread::scope(|scope| -> Result<()> {
-        let socket = listen(namespace, TRAFFIC_CONTROL)?;
-        let listener = scope.spawn(move || hear(&socket));
+        let filters = Filters::listen(namespace)?;
+        let listener = scope.spawn(move || hear(&filters));
         let told = make(namespace)?;
         let heard = listener.join().map_err(|_| anyhow::anyhow!("the listener panicked"))??;
         for (index, told) in told {
@@ -119,30 +109,12 @@ fn round(namespace: &Namespace, waits: &mut Vec<Duration>) -> Result<()> {
     made
 }
 
-/// Joins a group of notifications.
-fn listen(namespace: &Namespace, group: u32) -> Result<Socket> {
-    namespace.within(|| {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind(&SocketAddr::new(0, group))?;
-        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE))?;
-        Ok(socket)
-    })
-}
-
 /// Hears which interfaces get a filter, and when, until all have it.
-fn hear(socket: &Socket) -> Result<BTreeMap<u32, Instant>> {
+fn hear(filters: &Filters) -> Result<BTreeMap<u32, Instant>> {
     let mut watched = BTreeMap::new();
     while watched.len() < AT_ONCE as usize {
-        let (datagram, _) = socket.recv_from_full().context("not all interfaces are watched")?;
-        let now = Instant::now();
-        // A message is a datagram here: behind the header of netlink comes a `struct tcmsg`.
-        let kind = datagram.get(4..6).context("no netlink header")?;
-        if u16::from_ne_bytes([kind[0], kind[1]]) != NEW_FILTER {
-            continue;
-        }
-        let index = datagram.get(20..24).context("no struct tcmsg")?;
-        let index = u32::from_ne_bytes(index.try_into()?);
-        watched.entry(index).or_insert(now);
+        let index = filters.next()?;
+        watched.entry(index).or_insert(Instant::now());
     }
     Ok(watched)
 }

@@ -4,7 +4,7 @@
 //! or a real one ([`api`](super::api)).
 
 mod config;
-mod frames;
+pub(crate) mod frames;
 mod hear;
 mod netfilter;
 mod objects;

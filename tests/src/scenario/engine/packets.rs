@@ -112,9 +112,7 @@ impl Counters {
         let (packets, bytes) = step.on_the_wire(to.is_ipv4());
         let tally = Tally { packets, bytes, first: now, last: now };
         let mut seen = Vec::new();
-        if let Some(own) = self.sources.get(&came_in).filter(|own| !own.is_empty())
-            && !own.iter().any(|own| own.contains(source))
-        {
+        if self.is_foreign(came_in, source) {
             seen.push(What::Pretended(Pretended {
                 interface: came_in,
                 address: source,
@@ -134,8 +132,7 @@ impl Counters {
         // Whoever answers for an address that was not translated to his own answers as its owner.
         if let Some(answers) = step.answers.as_ref().filter(|_| translated.is_none()) {
             let interface = world.index(&interface(answers)?)?;
-            let known = self.sources.get(&interface).filter(|own| !own.is_empty());
-            if known.is_some_and(|own| !own.iter().any(|own| own.contains(to))) {
+            if self.is_foreign(interface, to) {
                 let (pretence, destination) = (Pretence::Source, Some(source));
                 let pretended = Pretended { interface, address: to, pretence, destination, tally };
                 seen.push(What::Pretended(pretended));
@@ -171,14 +168,18 @@ impl Counters {
             (Message::Neighbour, IpAddr::V4(_)) => Pretence::Arp,
             (Message::Neighbour, IpAddr::V6(_)) => Pretence::Neighbour,
         };
-        let own = self.sources.get(&came_in).filter(|own| !own.is_empty());
-        let known = own.is_some_and(|own| own.iter().all(|own| !own.contains(address)));
-        if pretence != Pretence::Router && !known {
+        if pretence != Pretence::Router && !self.is_foreign(came_in, address) {
             return Ok(Vec::new());
         }
         let tally = Tally { packets: 1, bytes: 28, first: now, last: now };
         let (interface, destination) = (came_in, None);
         Ok(vec![What::Pretended(Pretended { interface, address, pretence, destination, tally })])
+    }
+
+    /// Whether an interface's own addresses are known, and this is none of them.
+    fn is_foreign(&self, interface: IfIndex, address: IpAddr) -> bool {
+        let own = self.sources.get(&interface).filter(|own| !own.is_empty());
+        own.is_some_and(|own| !own.iter().any(|own| own.contains(address)))
     }
 
     fn count(&mut self, address: IpAddr, side: Side, flow: Flow, more: Tally) {

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use anyhow::{Result, ensure};
 
 const ME: [u8; 6] = [0x02, 0, 0, 0, 0, 0x66];
+const ETH_P_IP: u16 = 0x0800;
 const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_IPV6: u16 = 0x86dd;
 
@@ -69,37 +70,62 @@ pub(super) fn checksum(parts: &[&[u8]]) -> u16 {
     !u16::try_from(sum).unwrap_or(0)
 }
 
-/// Sends a frame as it is.
-pub(super) fn send(interface: &str, frame: &[u8]) -> Result<()> {
-    let all = i32::from(0x0003_u16.to_be());
-    // SAFETY: the call takes no pointer.
-    let socket = unsafe { nix::libc::socket(nix::libc::AF_PACKET, nix::libc::SOCK_RAW, all) };
-    ensure!(socket >= 0, "no packet socket: {}", io::Error::last_os_error());
-    // SAFETY: the descriptor is new, and nobody else has it.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    let index = nix::net::if_::if_nametoindex(interface)?;
-    // SAFETY: all bytes zero are a value of this plain structure.
-    let mut to: nix::libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    to.sll_family = u16::try_from(nix::libc::AF_PACKET)?;
-    to.sll_ifindex = i32::try_from(index)?;
-    to.sll_halen = 6;
-    to.sll_addr[..6].copy_from_slice(&frame[..6]);
-    let length = u32::try_from(size_of_val(&to))?;
-    // SAFETY: the frame and the address live through the call, and their sizes are given.
-    let sent = unsafe {
-        nix::libc::sendto(
-            socket.as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            0,
-            (&raw const to).cast(),
-            length,
-        )
-    };
-    ensure!(
-        usize::try_from(sent) == Ok(frame.len()),
-        "a frame cannot be sent: {}",
-        io::Error::last_os_error()
-    );
-    Ok(())
+/// A datagram of IPv4 of 64 bytes in all, in a frame to this link address.
+pub(crate) fn datagram(link: [u8; 6], from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    let mut frame = ethernet(link, ETH_P_IP);
+    let mut header = vec![0x45, 0, 0, 64, 0, 0, 0x40, 0, 64, 17, 0, 0];
+    header.extend(from.octets());
+    header.extend(to.octets());
+    let sum = checksum(&[&header]);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    frame.extend(header);
+    // From 40000 to 5300; UDP needs no checksum here.
+    frame.extend([0x9c, 0x40, 0x14, 0xb4, 0, 44, 0, 0]);
+    frame.resize(14 + 64, 0);
+    frame
+}
+
+/// A socket that sends frames as they are.
+pub(crate) struct FrameSender {
+    socket: OwnedFd,
+    /// The interface; where a frame goes stands in the frame.
+    to: nix::libc::sockaddr_ll,
+    length: u32,
+}
+
+impl FrameSender {
+    /// Opens one for an interface.
+    pub(crate) fn open(interface: &str) -> Result<Self> {
+        // It receives nothing.
+        // SAFETY: the call takes no pointer.
+        let socket = unsafe { nix::libc::socket(nix::libc::AF_PACKET, nix::libc::SOCK_RAW, 0) };
+        ensure!(socket >= 0, "no packet socket: {}", io::Error::last_os_error());
+        // SAFETY: the descriptor is new, and nobody else has it.
+        let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+        // SAFETY: all bytes zero are a value of this plain structure.
+        let mut to: nix::libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        to.sll_family = u16::try_from(nix::libc::AF_PACKET)?;
+        to.sll_ifindex = i32::try_from(nix::net::if_::if_nametoindex(interface)?)?;
+        Ok(Self { socket, to, length: u32::try_from(size_of_val(&to))? })
+    }
+
+    /// Sends a frame.
+    pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
+        // SAFETY: the frame and the address live through the call, and their sizes are given.
+        let sent = unsafe {
+            nix::libc::sendto(
+                self.socket.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                (&raw const self.to).cast(),
+                self.length,
+            )
+        };
+        if usize::try_from(sent) == Ok(frame.len()) {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
 }

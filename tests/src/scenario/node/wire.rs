@@ -17,7 +17,8 @@ use nix::sys::socket::{
     socket,
 };
 
-use super::{frames, tcp};
+use super::frames::{self, FrameSender};
+use super::tcp;
 use crate::netns::Namespace;
 use crate::scenario::UPLINK;
 use crate::scenario::packets::{Carries, Message, OUTSIDE};
@@ -161,7 +162,8 @@ impl Wire {
                 anyhow::bail!("IPv4 has no router advertisements")
             }
         };
-        self.at(from)?.within(|| frames::send("eth0", &frame))
+        let send = || FrameSender::open("eth0")?.send(&frame).context("a frame cannot be sent");
+        self.at(from)?.within(send)
     }
 
     /// A pod's namespace, by its interface's name.
