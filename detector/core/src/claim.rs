@@ -14,6 +14,7 @@ use crate::workload::{NodeName, PodKey};
 
 /// Who gives pods their addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Ipam {
     /// Nobody has told yet.
     #[default]
@@ -26,6 +27,7 @@ pub enum Ipam {
 
 /// How routes to a pool's addresses get to other nodes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Spread {
     /// By BGP: BIRD exports every host route that lies in the pool and outside the node's own blocks
     /// (`calico_aggr` and the pool filter in confd's bird.cfg.template).
@@ -37,6 +39,7 @@ pub enum Spread {
 
 /// An IP pool.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Pool {
     /// Its name.
     pub name: Box<str>,
@@ -62,6 +65,7 @@ impl Pool {
 
 /// A block of addresses, as IPAM recorded it.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Block {
     /// `spec.cidr`.
     pub cidr: Prefix,
@@ -82,6 +86,7 @@ impl Block {
 
 /// Who has an address by IPAM's record.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Allocation {
     /// A pod.
     Pod {
@@ -105,6 +110,7 @@ pub enum Allocation {
 
 /// A pod that has an address by IPAM's record.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PodHolder {
     /// The pod.
     pub key: PodKey,
@@ -114,6 +120,7 @@ pub struct PodHolder {
 
 /// A Service's namespace and name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ServiceKey(PodKey);
 
 impl ServiceKey {
@@ -147,6 +154,7 @@ impl fmt::Debug for ServiceKey {
 
 /// A Service and its addresses.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Service {
     /// Namespace and name.
     pub key: ServiceKey,

@@ -6,11 +6,14 @@ use std::time::Duration;
 
 mod packets;
 mod resting;
+mod restoring;
 mod watching;
 
 use self::resting::Resting;
+use self::restoring::Restoring;
 use self::watching::{Change, Watching, watched_address};
 use crate::claim::Ipam;
+use crate::explain::{Explanation, explain};
 use crate::facts::Facts;
 use crate::facts::kernel::{Affected, DumpEnd};
 use crate::facts::pods::{LocalPod, Touched};
@@ -90,6 +93,7 @@ pub struct Engine {
     /// Who waits for, or rests on, an answer.
     resting: Resting,
     watching: Watching,
+    restoring: Restoring,
     sweep: Option<BootTime>,
     said: VecDeque<Output>,
 }
@@ -108,6 +112,7 @@ impl Engine {
             backlog: BTreeSet::new(),
             resting: Resting::default(),
             watching: Watching::default(),
+            restoring: Restoring::default(),
             sweep: None,
             said: VecDeque::new(),
         }
@@ -119,8 +124,13 @@ impl Engine {
     }
 
     /// Takes an observation. What follows from it can be polled at once.
-    #[expect(clippy::too_many_lines, reason = "an arm for each thing that can be told")]
     pub fn observe(&mut self, now: BootTime, observation: Observation) {
+        self.take(now, observation);
+        self.release(now);
+    }
+
+    #[expect(clippy::too_many_lines, reason = "an arm for each thing that can be told")]
+    fn take(&mut self, now: BootTime, observation: Observation) {
         let Observation { at, what } = observation;
         let at = at.min(now);
         self.facts.started.get_or_insert(at);
@@ -222,6 +232,7 @@ impl Engine {
             What::Translated(translated) => self.translated(now, at, translated),
             What::TranslationRules(rules) => {
                 let changed = self.facts.translations.reset(at, rules);
+                self.facts.synced.insert(Sense::Translations);
                 self.translations(now, changed);
             }
             What::Blind(sense, why) => self.blind(now, at, sense, why),
@@ -250,6 +261,8 @@ impl Engine {
             self.sweep(now);
         }
         self.close_overdue(Some(now));
+        self.restoring.pass(now);
+        self.release(now);
     }
 
     /// When [`Engine::tick`] will next do something.
@@ -257,7 +270,8 @@ impl Engine {
         let subject = self.deadlines.first().map(|(due, _)| *due);
         let question = self.asked.first().map(|(due, _)| *due);
         let closing = self.watching.next_deadline();
-        [subject, question, self.sweep, closing].into_iter().flatten().min()
+        let restoring = self.restoring.next_deadline();
+        [subject, question, self.sweep, closing, restoring].into_iter().flatten().min()
     }
 
     /// The next thing that the engine has to say.
@@ -268,6 +282,18 @@ impl Engine {
     /// Every finding that stands, in the order of its key.
     pub fn standing(&self) -> Vec<&Finding> {
         self.ledger.standing()
+    }
+
+    /// Whose an address is, by whom, and where its packets go: for people who want to check.
+    pub fn explain(&self, now: BootTime, address: IpAddr) -> Explanation {
+        let mut explanation = explain(&self.facts, now, address);
+        let concerns = |finding: &&Finding| {
+            let prefix = finding.key.subject.prefix();
+            prefix.is_some_and(|prefix| prefix.contains(address))
+        };
+        let standing = self.ledger.standing().into_iter().filter(concerns);
+        explanation.findings = standing.cloned().collect();
+        explanation
     }
 
     /// How much it holds.
@@ -478,6 +504,9 @@ impl Engine {
     }
 
     fn judge(&mut self, now: BootTime, at: BootTime, subject: &Subject) {
+        if self.restoring.holds(subject) {
+            return;
+        }
         let live = judge(&self.facts, now, subject, None);
         let gone = match self.ledger.gone(subject) {
             Some(remembered) => judge(&self.facts, now, subject, Some(remembered)),

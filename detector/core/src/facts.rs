@@ -12,7 +12,7 @@ pub(crate) mod packets;
 pub(crate) mod pods;
 pub(crate) mod translations;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use self::answers::Answers;
 use self::cluster::{Nodes, Pools, Services};
@@ -22,6 +22,7 @@ use self::packets::Packets;
 use self::pods::{LocalPod, Pods};
 use self::translations::Translations;
 use crate::claim::Ipam;
+use crate::finding::{Diverted, FindingKey};
 use crate::judge::Doubt;
 use crate::observation::Sense;
 use crate::policy::{AllowList, Feature, Felix};
@@ -47,6 +48,9 @@ pub(crate) struct Facts {
     pub(crate) answers: Answers,
     pub(crate) packets: Packets,
     pub(crate) translations: Translations,
+    /// What findings had diverted before the agent was last started, where packets are counted from
+    /// zero since.
+    pub(crate) earlier: HashMap<FindingKey, Diverted>,
     /// Senses that have told all there is at least once.
     pub(crate) synced: BTreeSet<Sense>,
     /// Senses that are impaired at present, and why.
@@ -87,6 +91,7 @@ impl Facts {
             answers: Answers::default(),
             packets: Packets::default(),
             translations: Translations::default(),
+            earlier: HashMap::new(),
             synced: BTreeSet::new(),
             blind: BTreeMap::new(),
         }

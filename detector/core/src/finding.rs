@@ -14,6 +14,7 @@ use crate::workload::{NodeName, PodKey, Uid};
 
 /// Where a diverted packet ends up.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Target {
     /// Behind this interface of the node; by the name under which it was first seen.
     Interface(InterfaceName),
@@ -45,6 +46,7 @@ impl fmt::Display for Target {
 /// What a finding is about: one diversion, however many routes it is made of. The same diversion
 /// has the same key as long as the node lives, and in every agent that sees it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct FindingKey {
     /// The destination, by its route or by its rule.
     pub subject: Subject,
@@ -54,6 +56,7 @@ pub struct FindingKey {
 
 /// What the kernel decides by, and so what is judged.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Subject {
     /// The routes of a prefix, in all tables.
     Prefix(Prefix),
@@ -71,6 +74,7 @@ pub enum Subject {
 
 /// Destinations that are translated, and what to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Translation {
     /// The destinations.
     pub prefix: Prefix,
@@ -80,6 +84,7 @@ pub struct Translation {
 
 /// Who pretends to have which address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Pretending {
     /// The address; the unspecified one stands for more than are kept apart.
     pub address: IpAddr,
@@ -91,6 +96,7 @@ pub struct Pretending {
 
 /// A claim on a prefix that is no route, or not yet.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Claim {
     /// What is claimed.
     pub prefix: Prefix,
@@ -102,6 +108,7 @@ pub struct Claim {
 
 /// Who makes a claim.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Claimant {
     /// A pod of this node.
     Pod(PodKey),
@@ -120,6 +127,7 @@ impl fmt::Display for Claimant {
 
 /// Where a claim is written.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Field {
     /// Annotation `floatingIPs` of a pod.
     FloatingIps,
@@ -189,6 +197,7 @@ impl fmt::Display for FindingKey {
 
 /// How sure the engine is, after RFC 6811. What is entitled makes no finding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Certainty {
     /// Nobody could show a right to the route, and nobody could show that it is somebody else's.
     Unproven,
@@ -211,6 +220,7 @@ impl Certainty {
 
 /// How bad it is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Severity {
     /// Worth a look.
     Low,
@@ -236,6 +246,7 @@ impl Severity {
 
 /// By what the traffic is diverted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Means {
     /// A route in a table that the kernel looks up anyway.
     Route,
@@ -270,6 +281,7 @@ impl Means {
 
 /// What becomes of the traffic.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Effect {
     /// Somebody else receives it.
     Intercept,
@@ -289,6 +301,7 @@ impl Effect {
 
 /// How much of the address space is taken, after ARTEMIS.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Extent {
     /// An address that somebody owns.
     Exact,
@@ -311,6 +324,7 @@ impl Extent {
 
 /// Who receives the traffic, or takes it away.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Attacker {
     /// The pod, where the interface tells.
     pub pod: Option<PodKey>,
@@ -330,6 +344,7 @@ pub struct Attacker {
 
 /// Whose the traffic is.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Victim {
     /// A pod's.
     Pod {
@@ -376,6 +391,7 @@ impl fmt::Display for Victim {
 
 /// Where a piece of evidence comes from.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Witness {
     /// Routes, rules, links and next hops.
     Kernel,
@@ -410,6 +426,7 @@ impl Witness {
 
 /// One thing that a verdict rests on.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Evidence {
     /// When it was so, or was learnt.
     pub at: BootTime,
@@ -421,6 +438,7 @@ pub struct Evidence {
 
 /// Which nodes' traffic a diversion bears on.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Reach {
     /// How far.
     pub scope: Scope,
@@ -430,6 +448,7 @@ pub struct Reach {
 
 /// How far a diversion reaches.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Scope {
     /// Nobody could say.
     Unknown,
@@ -452,6 +471,7 @@ impl Scope {
 
 /// What a diversion is charged with: a verdict other than "entitled", with all that it rests on.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Charge {
     /// How sure it is.
     pub certainty: Certainty,
@@ -486,6 +506,7 @@ pub struct Charge {
 /// Packets that were diverted, as far as they were counted: from the moment at which somebody may be
 /// taking the address's traffic.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Diverted {
     /// Packets as they are on a wire.
     pub packets: u64,
@@ -501,8 +522,29 @@ pub struct Diverted {
     pub sample: Vec<(Flow, Tally)>,
 }
 
+impl Diverted {
+    /// The sum of what was counted before and what was counted anew, from zero. Clients that were
+    /// there both times are not known to be the same, so the number is the least there can be.
+    #[must_use]
+    pub fn after(mut self, earlier: &Self) -> Self {
+        self.more |= earlier.more || (self.clients > 0 && earlier.clients > 0);
+        self.packets = self.packets.saturating_add(earlier.packets);
+        self.bytes = self.bytes.saturating_add(earlier.bytes);
+        self.clients = self.clients.max(earlier.clients);
+        self.span = match (earlier.span, self.span) {
+            (Some((first, _)), Some((_, last))) => Some((first, last)),
+            (one, other) => one.or(other),
+        };
+        if self.sample.is_empty() {
+            self.sample.clone_from(&earlier.sample);
+        }
+        self
+    }
+}
+
 /// Where a finding is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum State {
     /// It is new.
     Opened,
@@ -525,6 +567,7 @@ impl State {
 
 /// A diversion and its life.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Finding {
     /// What it is about.
     pub key: FindingKey,

@@ -41,6 +41,9 @@ struct Case {
     status: Status,
     /// When it is to be looked at again.
     next: Option<BootTime>,
+    /// Whether it is known from an earlier life of the agent, and was not judged in this one with
+    /// all that matters in sight.
+    restored: bool,
 }
 
 #[derive(Debug)]
@@ -99,6 +102,22 @@ impl Ledger {
 
     pub(crate) fn knows(&self, subject: &Subject) -> bool {
         self.cases.contains_key(subject)
+    }
+
+    /// Takes a finding over that was told in an earlier life of the agent.
+    pub(crate) fn restore(&mut self, finding: Finding) {
+        let FindingKey { subject, target } = finding.key.clone();
+        let cases = self.cases.entry(subject).or_default();
+        let packets = packets_of(&finding.charge);
+        let case = Case {
+            began: finding.began,
+            status: Status::Standing(Box::new(finding), packets),
+            next: None,
+            restored: true,
+        };
+        if cases.targets.insert(target, case).is_none() {
+            self.standing += 1;
+        }
     }
 
     /// Remembers a route that went before it was judged.
@@ -234,12 +253,22 @@ impl Cases {
     ) -> bool {
         let case = self.targets.remove(&target);
         let began = case.as_ref().map_or(began, |case| case.began.min(began));
+        let mut restored = case.as_ref().is_some_and(|case| case.restored);
         let standing = case.and_then(|case| match case.status {
             Status::Standing(finding, packets) => Some((finding, packets)),
             _ => None,
         });
         let (status, next) = match (verdict, standing) {
+            (Verdict::Charged(charge, review), Some((finding, packets)))
+                if restored
+                    && (is_weaker(&charge, &finding.charge)
+                        || is_same(&charge, &finding.charge)) =>
+            {
+                restored = !charge.missing.is_empty();
+                (Status::Standing(finding, packets), review)
+            }
             (Verdict::Charged(charge, review), Some((mut finding, mut packets))) => {
+                restored = false;
                 if update(now, &mut finding, packets, *charge) {
                     packets = packets_of(&finding.charge);
                     told.push((*finding).clone());
@@ -271,7 +300,7 @@ impl Cases {
                 return true;
             }
         };
-        self.targets.insert(target, Case { began, status, next });
+        self.targets.insert(target, Case { began, status, next, restored });
         true
     }
 }
@@ -299,6 +328,24 @@ fn packets_of(charge: &Charge) -> u64 {
     charge.traffic.as_ref().map_or(0, |traffic| traffic.packets)
 }
 
+/// Whether a charge says less than an earlier one, made when something cannot be seen. What was said
+/// with open eyes is not taken back with closed ones.
+fn is_weaker(charge: &Charge, earlier: &Charge) -> bool {
+    charge.certainty < earlier.certainty && !charge.missing.is_empty()
+}
+
+/// Whether a charge says what an earlier one said, evidence aside: after a restart the same is known
+/// from other places.
+fn is_same(charge: &Charge, earlier: &Charge) -> bool {
+    charge.certainty == earlier.certainty
+        && charge.severity == earlier.severity
+        && charge.means == earlier.means
+        && charge.effect == earlier.effect
+        && charge.extent == earlier.extent
+        && charge.attacker == earlier.attacker
+        && charge.victim == earlier.victim
+}
+
 /// Takes a new charge into a standing finding; true where somebody would want to know.
 fn update(now: BootTime, finding: &mut Finding, told_packets: u64, mut charge: Charge) -> bool {
     let old = &finding.charge;
@@ -307,13 +354,7 @@ fn update(now: BootTime, finding: &mut Finding, told_packets: u64, mut charge: C
     };
     let more: Vec<_> = charge.evidence.iter().filter(|e| !known(e)).cloned().collect();
     let same = more.is_empty()
-        && old.certainty == charge.certainty
-        && old.severity == charge.severity
-        && old.means == charge.means
-        && old.effect == charge.effect
-        && old.extent == charge.extent
-        && old.attacker == charge.attacker
-        && old.victim == charge.victim
+        && is_same(&charge, old)
         && old.missing.is_empty() == charge.missing.is_empty()
         && !is_worth_telling(told_packets, packets_of(&charge));
     if same {

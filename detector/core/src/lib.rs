@@ -20,6 +20,7 @@
 
 pub mod claim;
 pub mod engine;
+pub mod explain;
 mod facts;
 pub mod finding;
 mod judge;

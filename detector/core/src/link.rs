@@ -7,6 +7,11 @@ use crate::route::{IfIndex, Table};
 /// The name of an interface: 1 to 15 bytes, no slash, no white space (`dev_valid_name` in the
 /// kernel's `net/core/dev.c`), and here also no control characters, so that it can be printed.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(try_from = "String", into = "String")
+)]
 pub struct InterfaceName(Box<str>);
 
 impl InterfaceName {
@@ -27,6 +32,22 @@ impl InterfaceName {
     }
 }
 
+#[cfg(feature = "serde")]
+impl TryFrom<String> for InterfaceName {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        Self::new(&name).ok_or("no name that an interface can have")
+    }
+}
+
+#[cfg(feature = "serde")]
+impl From<InterfaceName> for String {
+    fn from(name: InterfaceName) -> Self {
+        name.0.into()
+    }
+}
+
 impl fmt::Display for InterfaceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -41,6 +62,7 @@ impl fmt::Debug for InterfaceName {
 
 /// What sort of device an interface is (`IFLA_INFO_KIND`), as far as the detector cares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum LinkKind {
     /// No kind: hardware, or the loopback device.
     Physical,
@@ -69,6 +91,7 @@ impl LinkKind {
 
 /// An interface as the kernel announces or dumps it.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Link {
     /// Its index; the kernel counts upwards, so a new interface of an old name has another one.
     pub index: IfIndex,

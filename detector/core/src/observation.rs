@@ -12,6 +12,7 @@ use crate::workload::{NodeName, Pod, PodKey, Uid};
 
 /// Something that a source saw, and when.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Observation {
     /// When it happened: the kernel's own stamp where there is one, else when it was read.
     pub at: BootTime,
@@ -21,6 +22,7 @@ pub struct Observation {
 
 /// What was seen.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum What {
     /// A change in the kernel's tables, in the order in which the kernel made them.
     Kernel(KernelChange),
@@ -84,6 +86,7 @@ pub enum What {
 
 /// One change in the kernel's tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum KernelChange {
     /// `RTM_NEWLINK`.
     Link(Link),
@@ -118,6 +121,7 @@ pub enum KernelChange {
 /// The kernel says so in the flags of the announcement (`fib_table_insert` in net/ipv4/fib_trie.c,
 /// `fib6_add_rt2node` in net/ipv6/ip6_fib.c).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Place {
     /// There was no peer (`NLM_F_EXCL`).
     Alone,
@@ -146,6 +150,7 @@ impl Place {
 
 /// One thing that a dump of the kernel's tables shows.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum KernelState {
     /// An interface.
     Link(Link),
@@ -161,6 +166,7 @@ pub enum KernelState {
 
 /// A neighbour entry that somebody made, so that it stays until somebody takes it away.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Neighbour {
     /// The address.
     pub address: IpAddr,
@@ -172,6 +178,7 @@ pub struct Neighbour {
 
 /// What a neighbour entry does.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum NeighbourKind {
     /// Packets for the address are handed to a fixed link address (`NUD_PERMANENT`).
     Permanent,
@@ -181,6 +188,7 @@ pub enum NeighbourKind {
 
 /// A node and the addresses that are its own.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Node {
     /// Its name.
     pub name: NodeName,
@@ -192,6 +200,7 @@ pub struct Node {
 
 /// What the engine can be blind in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Sense {
     /// The kernel's tables.
     Kernel,
@@ -235,6 +244,7 @@ impl Sense {
 
 /// What the engine wants to know, each by a read that no cache answers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Question {
     /// Who has which address of this IPAM block.
     Block(Prefix),
@@ -244,6 +254,7 @@ pub enum Question {
 
 /// The answer to a [`Question`].
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Answer {
     /// When the question was sent: what the answer is known to be no older than.
     pub asked: BootTime,
@@ -253,6 +264,7 @@ pub struct Answer {
 
 /// What was answered, or why nobody could say.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Reply {
     /// The block; `None` where there is none, so that all of its addresses are free.
     Block(Prefix, Result<Option<Block>, Box<str>>),

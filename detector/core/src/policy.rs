@@ -7,6 +7,7 @@ use crate::workload::Pod;
 
 /// Whether Calico's floating IPs are switched on for this node.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Feature {
     /// Nobody has told yet.
     #[default]
@@ -25,6 +26,7 @@ pub enum Feature {
 
 /// What matters of Felix on this node beside the feature.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Felix {
     /// Calico's version, as `ClusterInformation` has it.
     pub version: Option<Box<str>>,
@@ -42,6 +44,7 @@ pub struct Felix {
 /// One entry of the allow-list: these addresses may be floating IPs of pods of this service
 /// account. Never matched against labels or annotations: tenants write those.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Allowance {
     /// The addresses.
     pub cidr: Prefix,
@@ -75,12 +78,18 @@ pub enum Permission<'a> {
 
 /// The whole allow-list.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct AllowList(Vec<Allowance>);
 
 impl AllowList {
     /// An allow-list of these entries.
     pub fn new(entries: Vec<Allowance>) -> Self {
         Self(entries)
+    }
+
+    /// Its entries.
+    pub fn entries(&self) -> &[Allowance] {
+        &self.0
     }
 
     /// Whether an entry lets `pod` have all of `prefix`.

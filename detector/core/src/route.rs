@@ -11,6 +11,11 @@ use ipnet::IpNet;
 
 /// An IP prefix without host bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(from = "IpNet", into = "IpNet")
+)]
 pub struct Prefix(IpNet);
 
 impl Prefix {
@@ -82,6 +87,12 @@ impl From<IpNet> for Prefix {
     }
 }
 
+impl From<Prefix> for IpNet {
+    fn from(prefix: Prefix) -> Self {
+        prefix.0
+    }
+}
+
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -96,6 +107,7 @@ impl fmt::Debug for Prefix {
 
 /// The index of a network interface. The kernel counts from 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct IfIndex(NonZeroU32);
 
 impl IfIndex {
@@ -112,6 +124,7 @@ impl IfIndex {
 
 /// A routing table (`RTA_TABLE`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Table(pub u32);
 
 impl Table {
@@ -141,6 +154,7 @@ impl fmt::Display for Table {
 
 /// What a route does with a packet (`rtm_type`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum RouteKind {
     /// Forward it by the next hops.
     Unicast,
@@ -190,6 +204,7 @@ impl fmt::Display for RouteKind {
 /// Who a route says it was made by (`rtm_protocol`). Any root process can write any number, so no
 /// verdict depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Protocol(pub u8);
 
 impl fmt::Display for Protocol {
@@ -207,6 +222,7 @@ impl fmt::Display for Protocol {
 
 /// The id of a next-hop object (`NHA_ID`, `RTA_NH_ID`). The kernel counts from 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NextHopId(NonZeroU32);
 
 impl NextHopId {
@@ -223,6 +239,7 @@ impl NextHopId {
 
 /// One leg of a route.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NextHop {
     /// The interface that the packet leaves by.
     pub interface: Option<IfIndex>,
@@ -232,6 +249,7 @@ pub struct NextHop {
 
 /// The legs of a route: none, one, or several of equal cost.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Hops {
     /// A route that forwards nowhere, such as a blackhole.
     #[default]
@@ -269,6 +287,7 @@ impl FromIterator<NextHop> for Hops {
 /// The kernel tells IPv4 routes of one prefix apart by table, TOS and metric, and keeps several of
 /// the same in order (`append`, `prepend`); for IPv6 the same, but equal-cost legs merge.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Route {
     /// The table that it stands in.
     pub table: Table,
@@ -291,6 +310,7 @@ pub struct Route {
 
 /// A next-hop object (`ip nexthop`).
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum NextHopObject {
     /// One leg.
     Leg(NextHop),
@@ -302,6 +322,7 @@ pub enum NextHopObject {
 
 /// What a rule does with a packet that it matches (`fib_rule_hdr.action`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum RuleAction {
     /// Look this table up.
     Lookup(Table),
@@ -332,6 +353,7 @@ impl fmt::Display for RuleAction {
 
 /// A routing policy rule. The kernel holds no two rules that agree in everything.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Rule {
     /// Whether it is an IPv4 rule.
     pub ipv4: bool,

@@ -8,6 +8,7 @@ use crate::workload::NodeName;
 /// The engine's settings. Every duration is a trade of patience against speed, and each says for
 /// whom it waits.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Settings {
     /// The node that the agent runs on.
     pub node: NodeName,

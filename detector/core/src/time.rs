@@ -9,6 +9,7 @@ use std::time::Duration;
 /// what the kernel saw and what the agent saw can be compared, and no step of the wall clock can
 /// change a verdict.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct BootTime(u64);
 
 impl BootTime {

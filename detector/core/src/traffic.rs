@@ -14,6 +14,7 @@ use crate::time::BootTime;
 
 /// What an IP packet carries (the IPv4 protocol field, the last IPv6 next header).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct IpProtocol(pub u8);
 
 impl IpProtocol {
@@ -38,6 +39,7 @@ impl fmt::Display for IpProtocol {
 
 /// A client's packets of one sort to one address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Flow {
     /// Who sends them, by their source address.
     pub client: IpAddr,
@@ -49,6 +51,7 @@ pub struct Flow {
 
 /// Where packets were counted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Side {
     /// On their way to the address: they came in by a pod's interface or an uplink, and no rule had
     /// touched them yet.
@@ -59,6 +62,7 @@ pub enum Side {
 
 /// How many packets, and when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Tally {
     /// Packets as they are on a wire: one that the kernel keeps whole until it is sent in pieces
     /// (GSO) counts as its pieces.
@@ -73,6 +77,7 @@ pub struct Tally {
 
 /// What was counted of one flow, or of all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Count {
     /// Where.
     pub side: Side,
@@ -85,6 +90,7 @@ pub struct Count {
 
 /// A watched address and all that was counted for it since it is watched.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Traffic {
     /// The address.
     pub address: IpAddr,
@@ -94,6 +100,7 @@ pub struct Traffic {
 
 /// In what way a packet says that its sender has an address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Pretence {
     /// As its source address.
     Source,
@@ -120,6 +127,7 @@ impl Pretence {
 
 /// Packets that came out of a pod's interface and pretend to be somebody else's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Pretended {
     /// The interface.
     pub interface: IfIndex,
@@ -135,6 +143,7 @@ pub struct Pretended {
 
 /// A connection whose destination was translated, as connection tracking has it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Translated {
     /// What the client sends, and to which port of the original destination.
     pub flow: Flow,
@@ -146,6 +155,7 @@ pub struct Translated {
 
 /// A rule of netfilter that translates destinations.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TranslationRule {
     /// The destinations that it matches.
     pub prefix: Prefix,

@@ -11,6 +11,11 @@ use crate::route::Prefix;
 
 /// A pod's namespace and name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(try_from = "String", into = "String")
+)]
 pub struct PodKey {
     namespace: Box<str>,
     name: Box<str>,
@@ -57,6 +62,23 @@ impl PodKey {
     }
 }
 
+#[cfg(feature = "serde")]
+impl TryFrom<String> for PodKey {
+    type Error = &'static str;
+
+    fn try_from(key: String) -> Result<Self, Self::Error> {
+        let (namespace, name) = key.split_once('/').unwrap_or_default();
+        Self::new(namespace, name).ok_or("no namespace/name that a pod can have")
+    }
+}
+
+#[cfg(feature = "serde")]
+impl From<PodKey> for String {
+    fn from(key: PodKey) -> Self {
+        key.to_string()
+    }
+}
+
 impl fmt::Display for PodKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
@@ -71,6 +93,7 @@ impl fmt::Debug for PodKey {
 
 /// A pod's uid: what tells two pods of one name apart.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Uid(pub Box<str>);
 
 impl fmt::Display for Uid {
@@ -81,6 +104,7 @@ impl fmt::Display for Uid {
 
 /// The name of a node.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NodeName(pub Box<str>);
 
 impl fmt::Display for NodeName {
@@ -94,6 +118,7 @@ impl fmt::Display for NodeName {
 /// Key, uid, node, service account and `host_network` cannot be changed once the pod exists. Every
 /// other field can be written by whoever may patch pods or pods/status: a claim, not a fact.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Pod {
     /// Namespace and name.
     pub key: PodKey,

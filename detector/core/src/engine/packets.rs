@@ -113,6 +113,9 @@ impl Engine {
         let counted = address
             .filter(|address| self.facts.packets.counting && self.watching.is_watched(*address));
         let (State::Closed, Some(address)) = (finding.state, counted) else {
+            if finding.state == State::Closed {
+                self.facts.earlier.remove(&finding.key);
+            }
             self.said.push_back(Output::Finding(Box::new(finding)));
             return;
         };
@@ -132,6 +135,7 @@ impl Engine {
             if last.is_none() || packets(&last) >= packets(&finding.charge.traffic) {
                 finding.charge.traffic = last;
             }
+            self.facts.earlier.remove(&finding.key);
             self.said.push_back(Output::Finding(Box::new(finding)));
         }
     }
@@ -140,6 +144,7 @@ impl Engine {
     pub(super) fn close_overdue(&mut self, now: Option<BootTime>) {
         for address in self.watching.overdue(now) {
             for finding in self.watching.counted(address) {
+                self.facts.earlier.remove(&finding.key);
                 self.said.push_back(Output::Finding(Box::new(finding)));
             }
         }

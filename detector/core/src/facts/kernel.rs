@@ -270,6 +270,14 @@ impl KernelTables {
         self.rules_by_table.get(&table).into_iter().flatten().filter(|rule| rule.to.is_some())
     }
 
+    /// All rules of a family in the order in which the kernel tries them.
+    pub(crate) fn rules(&self, ipv4: bool) -> Vec<&Rule> {
+        let mut rules: Vec<&Rule> = self.rules.keys().filter(|rule| rule.ipv4 == ipv4).collect();
+        rules.sort();
+        rules.sort_by_key(|rule| rule.priority);
+        rules
+    }
+
     /// Since when a rule has stood, if it does.
     pub(crate) fn rule_since(&self, rule: &Rule) -> Option<BootTime> {
         self.rules.get(rule).copied()

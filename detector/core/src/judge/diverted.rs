@@ -1,7 +1,7 @@
 //! How many packets a diversion has diverted.
 
 use crate::facts::Facts;
-use crate::finding::{Certainty, Charge, Diverted, Severity, Subject, Target};
+use crate::finding::{Certainty, Charge, Diverted, FindingKey, Severity, Subject, Target};
 use crate::traffic::{Flow, Side};
 
 /// The packets that were diverted, as far as they were counted; `None` where nobody counts, and for
@@ -12,6 +12,24 @@ use crate::traffic::{Flow, Side};
 /// were on their way to the address and belong to connections that the attacker answers. Where the
 /// attacker is not on this node, or nobody receives them, all count that are on their way.
 pub(crate) fn diverted(
+    facts: &Facts,
+    subject: &Subject,
+    target: &Target,
+    charge: &Charge,
+) -> Option<Diverted> {
+    let now = since_start(facts, subject, target, charge);
+    if facts.earlier.is_empty() {
+        return now;
+    }
+    let key = FindingKey { subject: subject.clone(), target: target.clone() };
+    match (now, facts.earlier.get(&key)) {
+        (now, None) => now,
+        (now, Some(earlier)) => Some(now.unwrap_or_default().after(earlier)),
+    }
+}
+
+/// The same, since the agent was started.
+fn since_start(
     facts: &Facts,
     subject: &Subject,
     target: &Target,

@@ -1,0 +1,133 @@
+//! Findings from an earlier life of the agent: they stand until it is known again what they rest on.
+//!
+//! After a restart nothing is known at first, and what cannot be seen yet must not close a finding,
+//! nor take anything of it back. So a restored finding is not judged before the senses that it rests
+//! on have told all there is, or time is up for those that may never.
+
+use std::collections::BTreeSet;
+
+use super::Engine;
+use crate::finding::{Claim, Claimant, Finding, State, Subject};
+use crate::observation::Sense;
+use crate::time::BootTime;
+use crate::traffic::{Pretended, Tally};
+
+/// What a verdict can rest on and the API server tells.
+const CLUSTER: [Sense; 4] = [Sense::Pods, Sense::Nodes, Sense::Services, Sense::Allowances];
+
+/// The subjects of restored findings that were not judged yet.
+#[derive(Debug, Default)]
+pub(super) struct Restoring {
+    held: BTreeSet<Subject>,
+    /// Until when senses are waited for that may stay silent.
+    until: Option<BootTime>,
+    /// What was in sight when it was looked last: how many senses, whether the pools, whether time
+    /// is up.
+    sight: Option<(usize, bool, bool)>,
+}
+
+// === impl Restoring ===
+
+impl Restoring {
+    /// Whether the subject is not to be judged yet.
+    pub(super) fn holds(&self, subject: &Subject) -> bool {
+        self.held.contains(subject)
+    }
+
+    /// Lets time pass.
+    pub(super) fn pass(&mut self, now: BootTime) {
+        self.until = self.until.filter(|until| now < *until);
+    }
+
+    /// When time is up for senses that stay silent.
+    pub(super) fn next_deadline(&self) -> Option<BootTime> {
+        self.until
+    }
+}
+
+impl Engine {
+    /// Takes over the findings that stood when the agent last ended, before anything is observed.
+    /// Each is judged anew once what it rests on is in sight: one that still stands is not told
+    /// again, one that is over is closed. Those that are closed already are left out.
+    pub fn restore(&mut self, now: BootTime, findings: Vec<Finding>) {
+        for mut finding in findings.into_iter().filter(|finding| finding.state != State::Closed) {
+            let subject = finding.key.subject.clone();
+            let traffic = finding.charge.traffic.clone();
+            match (&subject, traffic) {
+                // What was counted of it before is what is known of it now.
+                (Subject::Pretence(key), traffic) => {
+                    let traffic = traffic.unwrap_or_default();
+                    let (first, last) = traffic.span.unwrap_or((finding.began, finding.at));
+                    let pretended = Pretended {
+                        interface: key.interface,
+                        address: key.address,
+                        pretence: key.pretence,
+                        destination: None,
+                        tally: Tally {
+                            packets: traffic.packets,
+                            bytes: traffic.bytes,
+                            first,
+                            last,
+                        },
+                    };
+                    self.facts.packets.pretend(pretended, false);
+                }
+                (_, Some(traffic)) if traffic.packets > 0 => {
+                    self.facts.earlier.insert(finding.key.clone(), traffic);
+                }
+                _ => {}
+            }
+            // It may have been written by a clock that ran ahead of this one.
+            finding.began = finding.began.min(now);
+            finding.at = finding.at.min(now);
+            self.ledger.restore(finding);
+            self.watch(&subject);
+            self.restoring.held.insert(subject);
+        }
+        if !self.restoring.held.is_empty() {
+            self.restoring.until = Some(now.after(self.facts.settings.sync));
+            self.restoring.sight = None;
+        }
+    }
+
+    /// Judges the restored findings of which all is in sight that they rest on.
+    pub(super) fn release(&mut self, now: BootTime) {
+        if self.restoring.held.is_empty() {
+            return;
+        }
+        let overdue = self.restoring.until.is_none();
+        let sight = Some((self.facts.synced.len(), self.facts.pools.is_told(), overdue));
+        if std::mem::replace(&mut self.restoring.sight, sight) == sight {
+            return;
+        }
+        let ready = self.restoring.held.iter().filter(|subject| self.is_in_sight(subject));
+        let ready: BTreeSet<Subject> = ready.cloned().collect();
+        if ready.is_empty() {
+            return;
+        }
+        self.restoring.held.retain(|subject| !ready.contains(subject));
+        if self.restoring.held.is_empty() {
+            self.restoring.until = None;
+        }
+        self.judge_all(now, now, ready);
+    }
+
+    fn is_in_sight(&self, subject: &Subject) -> bool {
+        let told = |sense: &Sense| self.facts.synced.contains(sense);
+        let overdue = self.restoring.until.is_none();
+        let cluster = self.facts.pools.is_told() && CLUSTER.iter().all(told);
+        if !told(&Sense::Kernel) || !(cluster || overdue) {
+            return false;
+        }
+        match subject {
+            // Nobody can say that a claim was taken back but who told of it.
+            Subject::Claim(Claim { claimant: Claimant::Pod(_), .. }) => told(&Sense::Pods),
+            Subject::Claim(Claim { claimant: Claimant::Service(_), .. }) => told(&Sense::Services),
+            Subject::Translation(_) => told(&Sense::Translations) || overdue,
+            Subject::Prefix(_)
+            | Subject::Rule(_)
+            | Subject::Neighbour(_)
+            | Subject::Pretence(_) => true,
+        }
+    }
+}
