@@ -3,6 +3,7 @@
 //! It lets the engine have every observation in order, asks what the engine asks, tells what the
 //! engine tells, and owns up to every blindness: in the findings (`partial`), and in the log.
 
+mod numbers;
 mod packets;
 mod senses;
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use detector_core::engine::{Engine, Output};
+use detector_core::engine::Output;
 use detector_core::finding::{Finding, Severity, State};
 use detector_core::observation::{Answer, KernelChange, Observation, Question, Reply, Sense, What};
 use detector_core::policy::AllowList;
@@ -22,12 +23,16 @@ use tracing::{debug, info, warn};
 use self::packets::{connections_ready, dumped, packets_ready};
 use self::senses::Senses;
 use crate::cli::RunArgs;
-use crate::clock;
+use crate::clock::{self, BootWall};
 use crate::config::{Config, RouteSource};
+use crate::doors::{self, Inquiry, Inside, Pulse};
+use crate::health::Health;
 use crate::heap;
+use crate::mind::Mind;
 use crate::policy::Policy;
-use crate::sink::Stdout;
-use crate::source::cluster::{Cluster, Running};
+use crate::recording::Recorder;
+use crate::sink::{Origin, Sinks};
+use crate::source::cluster::{Cluster, Counters, Running};
 use crate::source::connections::{Connections, DumpedConnections};
 use crate::source::interests::Interests;
 use crate::source::kernel::{
@@ -36,6 +41,7 @@ use crate::source::kernel::{
 };
 use crate::source::packets::Packets;
 use crate::source::translations::{Told, Translations};
+use crate::telemetry::{self, Telemetry};
 
 /// Observations of the cluster that wait for the loop; the cluster's tasks wait when it is full.
 const CLUSTER_QUEUE: usize = 1_024;
@@ -54,6 +60,9 @@ const TRIM: Duration = Duration::from_secs(30);
 
 /// How long one dump of the kernel's tables may take: a million routes take two seconds.
 const DUMP_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// The name of the capability that eBPF for routes is.
+const ROUTES: &str = "routes-by-ebpf";
 
 /// How much of what the kernel has told is taken at once.
 #[derive(Clone, Copy)]
@@ -81,6 +90,8 @@ enum Wake {
     Translations(Told),
     /// For whom the node answers was read.
     Proxies(Result<Vec<KernelChange>, DumpError>),
+    /// Somebody asks.
+    Inquiry(Inquiry),
     /// The engine's deadline has come.
     Deadline,
     Housekeeping,
@@ -88,7 +99,7 @@ enum Wake {
 
 /// The agent.
 struct Agent {
-    engine: Engine,
+    mind: Mind,
     kernel: KernelSource,
     resync: Resync,
     uplinks: Uplinks,
@@ -105,10 +116,16 @@ struct Agent {
     /// Which destinations matter where they are translated.
     interests: Interests,
     questions: Option<mpsc::Sender<Question>>,
-    stdout: Stdout,
+    sinks: Sinks,
     senses: Senses,
-    told: u64,
     dumps: u64,
+    telemetry: Arc<Telemetry>,
+    health: Health,
+    pulse: Arc<Pulse>,
+    /// The cluster source's numbers, where there is one.
+    cluster: Option<Arc<Counters>>,
+    policy: Policy,
+    boot: BootWall,
 }
 
 /// Runs until SIGTERM or SIGINT. `args` are what `config` was made of: by them the file is read
@@ -116,11 +133,19 @@ struct Agent {
 pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("no SIGTERM can be caught")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no SIGINT can be caught")?;
+    let telemetry = Arc::new(Telemetry::default());
+    let health = Health::new(Arc::clone(&telemetry));
+    let recorder = recorder(&config, args)?;
     let cluster = if config.api { Some(Cluster::connect(&config).await?) } else { None };
+    let client = cluster.as_ref().map(Cluster::client);
+    let (sinks, stood) = Sinks::start(&config, client, &health, &telemetry)
+        .context("no thread for the sinks: raise the limit of processes")?;
     let options = KernelOptions { ring_bytes: config.ring_bytes, ..KernelOptions::default() };
     let opened = KernelSource::open(config.route_source, options)?;
     info!(node = %config.node, routes = opened.source.as_str(), "watching");
+    health.expect(ROUTES);
     if let Some(why) = &opened.degraded {
+        health.mark(ROUTES, why);
         warn!(why, "degraded: route changes come by plain netlink, which a burst can overflow");
     }
 
@@ -136,10 +161,21 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
     let (policy, allow_list) = Policy::start(&config, args, grants, &tell);
     // Kept open, so that the channel's end is no case of its own.
     let _tell = tell;
-    let stdout = Stdout::start(config.output, config.node.0.clone())
-        .context("no thread for standard output: raise the limit of processes")?;
+    let pulse = Arc::new(Pulse::default());
+    pulse.beat();
+    let (inquiries, mut asked) = doors::inquiries();
+    let inside = Inside {
+        telemetry: Arc::clone(&telemetry),
+        health: health.clone(),
+        pulse: Arc::clone(&pulse),
+        inquiries,
+        counter: sinks.counter(),
+        node: config.node.0.clone(),
+        started: jiff::Timestamp::now(),
+    };
+    let settings = config.settings();
     let mut agent = Agent {
-        engine: Engine::new(config.settings()),
+        mind: Mind::new(settings, recorder, Arc::clone(&telemetry), health.clone()),
         kernel: opened.source,
         resync: Resync::new(ResyncOptions {
             settings: Arc::new(config.settings()),
@@ -157,16 +193,34 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         proxies: Proxies::new(Arc::new(config.settings())),
         interests: Interests::default(),
         questions,
-        stdout,
-        senses: Senses::new(config.api),
-        told: 0,
+        sinks,
+        senses: Senses::new(config.api, health.clone(), Arc::clone(&pulse)),
         dumps: 0,
+        telemetry,
+        health,
+        pulse,
+        cluster: cluster_tasks.as_ref().map(|running| Arc::clone(running.counters())),
+        policy,
+        boot: BootWall::now(),
     };
+    agent.mind.restore(clock::now(), stood);
     agent.begin(&config, allow_list);
+    agent.show_numbers();
+    doors::open(&inside, config.doors.listen, config.doors.socket.clone());
     heap::trim();
-    agent.watch(&mut terminate, &mut interrupt, &mut cluster_says).await?;
-    agent.end(cluster_tasks, &policy);
+    agent.watch(&mut terminate, &mut interrupt, &mut cluster_says, &mut asked).await?;
+    agent.end(cluster_tasks);
+    if let Some(socket) = &config.doors.socket {
+        // The next agent would find nobody behind it, and take it away as well.
+        let _ = std::fs::remove_file(socket);
+    }
     Ok(())
+}
+
+fn recorder(config: &Config, args: &RunArgs) -> Result<Option<Recorder>> {
+    let Some(path) = &args.record else { return Ok(None) };
+    let origin = Origin { node: config.node.0.clone(), runbooks: config.alerts.runbooks.clone() };
+    Ok(Some(Recorder::create(path, &origin, config.settings())?))
 }
 
 // === impl Agent ===
@@ -181,8 +235,10 @@ impl Agent {
             warn!(
                 "degraded: no API server is asked (--no-api); routes alone tell little of owners"
             );
-            for sense in senses::ALL.into_iter().filter(|sense| *sense != Sense::Kernel) {
-                self.observe(What::Blind(sense, Some("the API server is not asked".into())));
+            for sense in senses::AWAITED.into_iter().filter(|sense| *sense != Sense::Kernel) {
+                let why = "the API server is not asked";
+                self.health.mark(sense.as_str(), why);
+                self.observe(What::Blind(sense, Some(why.into())));
             }
         }
     }
@@ -192,10 +248,11 @@ impl Agent {
         terminate: &mut Signal,
         interrupt: &mut Signal,
         cluster: &mut mpsc::Receiver<Observation>,
+        asked: &mut mpsc::Receiver<Inquiry>,
     ) -> Result<()> {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         loop {
-            let deadline = self.engine.next_deadline().map(|at| at.since(clock::now()));
+            let deadline = self.mind.next_deadline().map(|at| at.since(clock::now()));
             let wake = tokio::select! {
                 biased;
                 _ = terminate.recv() => Wake::Stop("SIGTERM"),
@@ -209,6 +266,7 @@ impl Agent {
                 dumped = dumped(&mut self.dumped) => Wake::Dumped(dumped),
                 told = self.translations.next(&self.interests) => Wake::Translations(told),
                 read = self.proxies.next() => Wake::Proxies(read),
+                Some(inquiry) = asked.recv() => Wake::Inquiry(inquiry),
                 _ = housekeeping.tick() => Wake::Housekeeping,
             };
             match wake {
@@ -241,8 +299,9 @@ impl Agent {
                 Wake::Proxies(Err(error)) => {
                     debug!(%error, "for whom the node answers is not known");
                 }
+                Wake::Inquiry(inquiry) => self.answer(inquiry),
                 Wake::Deadline => {
-                    self.engine.tick(clock::now());
+                    self.mind.tick(clock::now());
                     self.listen();
                 }
                 Wake::Housekeeping => self.housekeeping(),
@@ -253,16 +312,16 @@ impl Agent {
     /// Takes what the kernel has told: so many records, or all until a time that has passed.
     fn drain(&mut self, wanted: Wanted) {
         // The engine is told of each record as it is read, in order.
-        let Self { engine, kernel, uplinks, packets, .. } = self;
+        let Self { mind, kernel, uplinks, packets, .. } = self;
         let mut others = false;
         let mut each = |observation: Observation| {
             if let What::Kernel(change) = &observation.what {
-                others |= uplinks.observe(engine.settings(), change);
+                others |= uplinks.observe(mind.settings(), change);
                 if let Some(packets) = packets {
-                    packets.follow(engine.settings(), change);
+                    packets.follow(mind.settings(), change);
                 }
             }
-            engine.observe(clock::now(), observation);
+            mind.observe(clock::now(), observation);
         };
         match wanted {
             Wanted::Budget(budget) => {
@@ -281,18 +340,20 @@ impl Agent {
         match step {
             ResyncStep::Begin(reason) => {
                 debug!(reason = reason.as_str(), "dumping the kernel's tables");
+                let labels = telemetry::Reason::new(reason.as_str());
+                self.telemetry.resyncs.get_or_create(&labels).inc();
                 self.observe(What::SnapshotBegin);
             }
             ResyncStep::Part(parts) => {
                 let now = clock::now();
                 let mut others = false;
                 for part in parts {
-                    others |= self.uplinks.observe_state(self.engine.settings(), &part);
+                    others |= self.uplinks.observe_state(self.mind.settings(), &part);
                     if let Some(packets) = &mut self.packets {
-                        packets.follow_state(self.engine.settings(), &part);
+                        packets.follow_state(self.mind.settings(), &part);
                     }
                     let what = What::SnapshotPart(part);
-                    self.engine.observe(now, Observation { at: now, what });
+                    self.mind.observe(now, Observation { at: now, what });
                 }
                 if others {
                     self.tell_uplinks();
@@ -334,7 +395,7 @@ impl Agent {
             What::ServicesReset(_) => self.senses.sees(Sense::Services),
             _ => {}
         }
-        self.engine.observe(clock::now(), observation);
+        self.mind.observe(clock::now(), observation);
         self.listen();
     }
 
@@ -345,7 +406,7 @@ impl Agent {
 
     fn tell(&mut self, what: What) {
         let now = clock::now();
-        self.engine.observe(now, Observation { at: now, what });
+        self.mind.observe(now, Observation { at: now, what });
     }
 
     fn blind(&mut self, sense: Sense, why: &str) {
@@ -372,12 +433,14 @@ impl Agent {
 
     /// Passes on what the engine says.
     fn listen(&mut self) {
-        while let Some(output) = self.engine.poll() {
+        while let Some(output) = self.mind.poll() {
             match output {
                 Output::Finding(finding) => {
                     log_finding(&finding);
-                    self.told += 1;
-                    self.stdout.take(&finding);
+                    let told = clock::now();
+                    self.telemetry.count_finding(&finding, told.since(finding.began));
+                    self.mind.told(told, self.boot);
+                    self.sinks.take(*finding, told, self.boot);
                 }
                 Output::Question(question) => self.ask(question),
                 Output::Resync(why) => {
@@ -422,10 +485,24 @@ impl Agent {
         };
         let now = clock::now();
         let answer = Answer { asked: now, reply: Reply::failed(question, why.into()) };
-        self.engine.observe(now, Observation { at: now, what: What::Answer(answer) });
+        self.mind.observe(now, Observation { at: now, what: What::Answer(answer) });
+    }
+
+    fn answer(&mut self, inquiry: Inquiry) {
+        // Whoever asked may have gone.
+        match inquiry {
+            Inquiry::Status(answer) => {
+                let _ = answer.send(self.watching());
+            }
+            Inquiry::Explain(address, answer) => {
+                let explanation = self.mind.explain(clock::now(), address);
+                let _ = answer.send(Box::new(explanation));
+            }
+        }
     }
 
     fn housekeeping(&mut self) {
+        self.pulse.beat();
         self.drain(Wanted::Budget(BUDGET));
         self.own_up();
         self.look_at_packets();
@@ -433,6 +510,16 @@ impl Agent {
             packets.tend();
         }
         self.listen_again(self.route_source);
+        let boot = BootWall::now();
+        if boot.has_moved_from(self.boot) {
+            self.boot = boot;
+        }
+        if self.sinks.wants_all() {
+            let standing = self.mind.standing().into_iter().cloned().collect();
+            self.sinks.reconcile(standing, clock::now(), self.boot);
+        }
+        self.show_numbers();
+        self.mind.flush();
         if self.trimmed.elapsed() >= TRIM {
             self.trimmed = Instant::now();
             heap::trim();
@@ -440,14 +527,16 @@ impl Agent {
     }
 
     /// Writes what is left to write, detaches everything, says what was done.
-    fn end(mut self, cluster: Option<Running>, policy: &Policy) {
+    fn end(mut self, cluster: Option<Running>) {
         self.drain(Wanted::Until(clock::now()));
+        self.mind.flush();
         let counters = self.kernel.counters();
-        let holdings = self.engine.holdings();
+        let holdings = self.mind.holdings();
         let cluster = cluster.map(|running| running.counters().counts()).unwrap_or_default();
         let packets = self.packets.as_ref().map(Packets::counters).unwrap_or_default();
-        let dropped = self.stdout.dropped();
-        self.stdout.end();
+        let told = self.sinks.told();
+        self.sinks.end();
+        let dropped = self.telemetry.messages("stdout", "dropped");
         info!(
             seen = counters.seen,
             written = counters.written,
@@ -457,7 +546,7 @@ impl Agent {
             dumps = self.dumps,
             routes = holdings.routes,
             standing = holdings.standing,
-            told = self.told,
+            told,
             dropped,
             requests = cluster.requests,
             questions = cluster.questions,
@@ -470,8 +559,8 @@ impl Agent {
             packets_uncounted = packets.uncounted,
             pretences_lost = packets.pretence_lost,
             packets_unread = packets.unread,
-            reloads = policy.reloads().ok(),
-            reloads_refused = policy.reloads().refused(),
+            reloads = self.policy.reloads().ok(),
+            reloads_refused = self.policy.reloads().refused(),
             "stopped"
         );
     }

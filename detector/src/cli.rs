@@ -13,7 +13,16 @@ Examples:
   detector run --node-name worker-1 --kubeconfig ~/.kube/config -o text
   detector run --node-name worker-1 --no-api          routes only, no cluster
   detector config check /etc/detector/config.yaml     before it is rolled out
-  detector config show --config config.yaml           what all of it amounts to";
+  detector config show --config config.yaml           what all of it amounts to
+  detector status                                     what the agent of this node sees, and does not
+  detector findings -o wide                           what stands now
+  detector explain 10.244.7.9                         whose it is, by whom, and where packets for it go
+  detector acknowledge '10.244.7.9/32 dev cali1' --for 4h --by alice
+  detector runbook dnat                               what to do about a finding of this kind
+  detector test-alert --config config.yaml            whether alerts arrive where they should
+  detector run --record /tmp/r.jsonl; detector replay /tmp/r.jsonl
+
+Exit codes: 0 all went well; 1 it failed, or `findings --fail` found some; 2 what was typed is wrong.";
 
 /// Detects hijacked pod routes on a Calico node (CVE-2022-28224 and its relatives).
 #[derive(Parser, Debug)]
@@ -32,6 +41,116 @@ pub enum Command {
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Show how the running agent is: what it watches, what is degraded and why.
+    Status(AskArgs),
+    /// Show the findings that stand.
+    Findings {
+        /// How to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+        /// End with exit code 1 where any stands.
+        #[arg(long)]
+        fail: bool,
+    },
+    /// Explain an address: who says whose it is, which routes and rules there are for it, where packets
+    /// for it go from here, and what the agent thinks of that.
+    Explain {
+        /// The address.
+        address: std::net::IpAddr,
+        /// How to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Say that somebody takes care of a finding: people are not told of it again, unless it gets worse
+    /// or is over.
+    #[command(visible_alias = "ack")]
+    Acknowledge {
+        /// The key of the finding, as `detector findings` shows it.
+        key: String,
+        /// For how long, such as 4h.
+        #[arg(long = "for", value_name = "DURATION", default_value = "4h")]
+        lasts: String,
+        /// Who takes care of it.
+        #[arg(long, value_name = "NAME", required_unless_present = "undo")]
+        by: Option<String>,
+        /// Why, for whoever reads it next.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// Take it back.
+        #[arg(long, conflicts_with_all = ["by", "reason"])]
+        undo: bool,
+        /// How to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Send a test finding through every configured sink, and say of each whether it took it.
+    TestAlert(RunArgs),
+    /// Show a page of the runbook; without a name, the overview.
+    Runbook {
+        /// The page: the means of the finding, `flood` or `degraded`.
+        page: Option<String>,
+    },
+    /// Give the findings of a recording again, byte for byte, without a kernel or a cluster.
+    Replay {
+        /// A file that was written by `detector run --record`.
+        file: PathBuf,
+        /// What findings look like.
+        #[arg(short, long, value_name = "FORMAT", default_value = "json")]
+        output: Output,
+    },
+    /// Write completions for a shell to standard output.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages: that of the program to standard output, or all of them into a folder.
+    Man {
+        /// The folder.
+        folder: Option<PathBuf>,
+    },
+}
+
+/// How to ask the running agent, and how to show what it says.
+#[derive(Args, Clone, Debug)]
+pub struct AskArgs {
+    /// The agent's socket.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "DETECTOR_SOCKET",
+        default_value = "/run/detector/detector.sock"
+    )]
+    pub socket: PathBuf,
+    /// What it looks like.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Shown,
+    /// When there is colour. NO_COLOR is respected.
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub color: Colour,
+}
+
+/// What an answer looks like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum Shown {
+    /// A table.
+    #[default]
+    Table,
+    /// A table with more columns.
+    Wide,
+    /// JSON.
+    Json,
+}
+
+/// When there is colour.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum Colour {
+    /// On a terminal, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// What to do with the configuration.
@@ -70,6 +189,18 @@ pub struct RunArgs {
     /// What findings look like.
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<Output>,
+    /// Where metrics and probes are served: address:port, or none.
+    #[arg(long, value_name = "ADDRESS", env = "DETECTOR_LISTEN")]
+    pub listen: Option<String>,
+    /// The unix socket for `detector status` and its like, or none.
+    #[arg(long, value_name = "PATH", env = "DETECTOR_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// The file that keeps standing findings over a restart, or none.
+    #[arg(long, value_name = "FILE", env = "DETECTOR_STATE")]
+    pub state: Option<PathBuf>,
+    /// Write every observation to this file, for `detector replay`. It grows without end.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// How much is logged to standard error: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", env = "DETECTOR_LOG_LEVEL", default_value = "info")]
     pub log_level: LogLevel,

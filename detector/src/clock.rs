@@ -1,6 +1,7 @@
 //! The one clock of the agent.
 
 use detector_core::time::BootTime;
+use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 
 /// Now, on the clock that the kernel stamps its records with.
@@ -16,6 +17,42 @@ pub fn now() -> BootTime {
         .saturating_mul(1_000_000_000)
         .saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0));
     BootTime::from_nanos(nanos)
+}
+
+/// What the wall clock showed, or would have shown, at boot. By it times since boot are told as times
+/// of day; a step of the wall clock moves what is told later, never the distance between two times of
+/// one report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct BootWall(Timestamp);
+
+impl BootWall {
+    /// By both clocks, now.
+    pub fn now() -> Self {
+        let wall = Timestamp::now();
+        Self(wall.checked_sub(since_boot(now())).unwrap_or(wall))
+    }
+
+    /// The time of day for a time since boot.
+    pub fn at(self, time: BootTime) -> Timestamp {
+        self.0.checked_add(since_boot(time)).unwrap_or(self.0)
+    }
+
+    /// The time since boot for a time of day; boot itself where that was earlier.
+    pub fn since_boot(self, wall: Timestamp) -> BootTime {
+        let nanos = wall.duration_since(self.0).as_nanos();
+        BootTime::from_nanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
+    }
+
+    /// Whether the wall clock has moved against the kernel's by more than reading both one after the
+    /// other can explain.
+    pub fn has_moved_from(self, other: Self) -> bool {
+        self.0.duration_since(other.0).abs() > SignedDuration::from_millis(1)
+    }
+}
+
+fn since_boot(time: BootTime) -> SignedDuration {
+    SignedDuration::from_nanos(i64::try_from(time.as_nanos()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 mod error;
 mod file;
+pub mod outlets;
 pub mod reload;
 mod show;
 pub(crate) mod value;
@@ -23,6 +24,7 @@ use jiff::Timestamp;
 
 pub use self::error::{ConfigError, Origin};
 pub use self::file::{Allow, Api, File, FloatingIps, Grace};
+pub use self::outlets::{Alerts, Doors, Outlets};
 use self::value::Typed;
 use crate::cli::RunArgs;
 use crate::policy::Allowed;
@@ -95,6 +97,12 @@ pub struct Config {
     pub resync_interval: Duration,
     /// The size of the ring between the kernel and the agent, in bytes: a power of two.
     pub ring_bytes: u32,
+    /// Where an operator looks at the agent.
+    pub doors: Doors,
+    /// How often people are told of what.
+    pub alerts: Alerts,
+    /// Where findings go beside standard output.
+    pub outlets: Outlets,
     /// The allow-list, as it was written.
     pub allowed: Vec<Allowed>,
 }
@@ -158,6 +166,11 @@ impl Config {
             grace,
             resync_interval,
             ring_bytes,
+            listen: _,
+            socket: _,
+            state: _,
+            alerts: _,
+            sinks: _,
             floating_ips,
         } = file;
         let at = |key| Place { file, key };
@@ -196,9 +209,8 @@ impl Config {
         let uplinks = at("uplinks").parse_each(uplinks, value::interface_name)?;
 
         let Grace { newborn, settle, remote, withdraw, sync } = grace;
-        let duration = |key, typed: &Option<Typed<String>>, (least, most), default| {
-            let parse = |text: &str| value::duration(text, least, most);
-            typed.as_ref().map_or(Ok(default), |typed| at(key).parse(typed, parse))
+        let duration = |key, typed: &Option<Typed<String>>, range, default| {
+            parse_duration(file, key, typed.as_ref(), range, default)
         };
         let Api { enabled } = api;
         Ok(Self {
@@ -226,6 +238,9 @@ impl Config {
                     .map_err(|problem| at("ringBytes").wrong(bytes, problem))?,
                 None => 4 << 20,
             },
+            doors: Doors::resolve(args, file)?,
+            alerts: Alerts::resolve(file)?,
+            outlets: Outlets::resolve(file)?,
             allowed: allowed(file, floating_ips)?,
         })
     }
@@ -264,6 +279,9 @@ impl Config {
             sync,
             resync_interval,
             ring_bytes,
+            doors,
+            alerts,
+            outlets,
             allowed: _,
         } = self;
         let keys = [
@@ -282,6 +300,11 @@ impl Config {
             ("grace.sync", *sync == other.sync),
             ("resyncInterval", *resync_interval == other.resync_interval),
             ("ringBytes", *ring_bytes == other.ring_bytes),
+            ("listen", doors.listen == other.doors.listen),
+            ("socket", doors.socket == other.doors.socket),
+            ("state", doors.state == other.doors.state),
+            ("alerts", *alerts == other.alerts),
+            ("sinks", *outlets == other.outlets),
         ];
         keys.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
     }
@@ -317,6 +340,18 @@ fn allowed(file: &File, floating_ips: &FloatingIps) -> Result<Vec<Allowed>, Conf
     Ok(allowed)
 }
 
+/// A duration of the file, or the default where there is none.
+fn parse_duration(
+    file: &File,
+    key: &'static str,
+    typed: Option<&Typed<String>>,
+    (least, most): (Duration, Duration),
+    default: Duration,
+) -> Result<Duration, ConfigError> {
+    let parse = |text: &str| value::duration(text, least, most);
+    typed.map_or(Ok(default), |typed| Place { file, key }.parse(typed, parse))
+}
+
 /// A key of the file, to say so where its value is wrong.
 #[derive(Clone, Copy)]
 struct Place<'a> {
@@ -327,6 +362,10 @@ struct Place<'a> {
 // === impl Place ===
 
 impl Place<'_> {
+    fn flag(flag: &'static str, variable: &'static str, problem: String) -> ConfigError {
+        ConfigError::value(Origin::Flag { flag, variable }, "", problem)
+    }
+
     fn parse<T>(
         self,
         typed: &Typed<String>,

@@ -2,10 +2,17 @@
 
 pub mod agent;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
+pub mod doors;
+pub mod health;
 pub mod heap;
+mod mind;
 pub mod policy;
+pub mod recording;
+pub mod runbook;
 pub mod sink;
 pub mod source;
+pub mod telemetry;
 mod text;

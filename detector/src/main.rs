@@ -1,29 +1,119 @@
 //! `detector`: what was typed, done.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{BufReader, IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser as _;
-use detector::agent;
+use clap::{CommandFactory as _, Parser as _};
 use detector::cli::{Cli, Command, LogFormat, RunArgs};
-use detector::config::{self, ConfigError};
+use detector::config::{self, ConfigError, Output};
+use detector::{agent, client, recording, runbook, sink};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
 fn main() -> ExitCode {
-    let code = match Cli::parse().command {
+    let done = match Cli::parse().command {
         Command::Run(args) => return run(&args),
         Command::Config(command) => {
-            command.run(&mut std::io::stdout().lock(), &mut std::io::stderr().lock())
+            let done = command.run(&mut std::io::stdout().lock(), &mut std::io::stderr().lock());
+            done.map(ExitCode::from).map_err(Into::into)
         }
+        Command::TestAlert(args) => return test_alert(&args),
+        Command::Replay { file, output } => replay(&file, output),
+        Command::Runbook { page } => runbook(page.as_deref()),
+        Command::Completions { shell } => {
+            let mut written = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "detector", &mut written);
+            write(&written)
+        }
+        Command::Man { folder } => man(folder.as_deref()),
+        asked => client::run(&asked, &mut std::io::stdout().lock()),
     };
-    match code {
-        Ok(code) => ExitCode::from(code),
-        // Nobody reads any more; there is nobody to tell.
-        Err(_) => ExitCode::FAILURE,
+    match done {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::FAILURE,
+        Err(error) => complain(&format!("{error:#}"), 1),
+    }
+}
+
+/// Nobody reads any more; there is nobody to tell.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn write(text: &[u8]) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text)?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn runbook(page: Option<&str>) -> anyhow::Result<ExitCode> {
+    match runbook::page(page.unwrap_or("README")) {
+        Some(text) => write(text.as_bytes()),
+        None => Ok(complain(
+            &format!("there is no such page: write one of {}", runbook::names().join(", ")),
+            2,
+        )),
+    }
+}
+
+fn man(folder: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let Some(folder) = folder else {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+        return write(&page);
+    };
+    std::fs::create_dir_all(folder)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), folder))
+        .with_context(|| format!("no man pages can be written to {}", folder.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn replay(file: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let opened = std::fs::File::open(file)
+        .with_context(|| format!("the recording {} cannot be read", file.display()))?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let replayed = recording::replay(BufReader::new(opened), &mut |report| {
+        let mut line = Vec::new();
+        match output {
+            Output::Json => report.write_json(&mut line),
+            Output::Text => sink::write_text(&report, &mut line),
+        }
+        out.write_all(&line)
+    })?;
+    out.flush()?;
+    let recording::Replayed { words, told, standing, torn } = replayed;
+    let torn = if torn { "; the agent was ended in the middle" } else { "" };
+    // Where stderr is gone there is nobody to tell.
+    let _ = writeln!(
+        std::io::stderr(),
+        "replayed: {words} words to the engine, {told} findings told, {standing} standing{torn}"
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn test_alert(args: &RunArgs) -> ExitCode {
+    let config = match config::load(args) {
+        Ok(config) => config,
+        Err(error) => return complain(&error.to_string(), ConfigError::EXIT_CODE),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("no threads: raise the limit of processes");
+    let tested = runtime.and_then(|runtime| {
+        runtime.block_on(sink::test::run(config, &mut std::io::stderr().lock()))
+    });
+    match tested {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => complain(&format!("{error:#}"), 1),
     }
 }
 

@@ -1,104 +1,310 @@
 //! Where findings go.
 //!
-//! A sink has a bounded queue and a thread of its own. A slow one drops what its queue has no room
-//! for, counts it and says so; it never holds the engine up.
+//! The agent's loop hands each finding to the desk, a thread of its own that never holds it up; the
+//! desk hands it to the sinks, each over a bounded queue. A slow sink drops what its queue has no room
+//! for, counts it and says so.
 
-mod report;
+mod alertmanager;
+mod book;
+mod desk;
+mod events;
+mod journald;
+mod limit;
+mod outlet;
+mod remote;
+pub mod report;
+pub mod shape;
+mod stdout;
+pub mod summary;
+pub mod test;
 mod text;
+mod webhook;
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use detector_core::finding::Finding;
+use detector_core::finding::{Finding, Severity};
+use detector_core::time::BootTime;
+use kube::Client;
+use tokio::sync::oneshot;
 use tracing::warn;
 
-pub use self::report::{Report, SCHEMA};
-use crate::config::Output;
+use self::desk::Desk;
+use self::limit::{Limiter, Limits};
+use self::outlet::{Confirmed, Inlet, Manner, Outlet, pipe};
+pub use self::report::{Acknowledgement, How, Origin, Report, SCHEMA};
+pub use self::summary::{SUMMARY_SCHEMA, Summary};
+pub use self::text::write as write_text;
+use crate::clock::BootWall;
+use crate::config::Config;
+use crate::health::Health;
+use crate::telemetry::Telemetry;
 
-/// Findings that wait for a slow reader of standard output. One is some 2 KiB.
-const QUEUE: usize = 4_096;
+/// Findings that wait for the desk. It is never slow, unless the disk with the state file is.
+const BACKLOG: usize = 65_536;
 
-/// How long standard output may take for what is still queued when the agent ends.
+/// Messages that wait for standard output. One is some 2 KiB.
+const STDOUT: usize = 4_096;
+
+/// Messages that wait for any other sink: what a minute of the highest limits can bring.
+const QUEUE: usize = 1_024;
+
+/// The name of the capability that telling in time is.
+const DESK: &str = "desk";
+
+/// How long the sinks may take for what is still queued when the agent ends.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Writes findings to standard output, in the order in which they came.
-pub struct Stdout {
-    queue: Option<SyncSender<Report>>,
-    done: Receiver<()>,
-    writer: Option<JoinHandle<()>>,
-    dropped: Arc<AtomicU64>,
+/// What the desk is told.
+enum In {
+    /// A finding, when the agent had it, and by which wall clock.
+    Finding { finding: Box<Finding>, told: BootTime, boot: BootWall },
+    /// All that stands, where findings were lost on their way.
+    Standing { findings: Vec<Finding>, told: BootTime, boot: BootWall },
+    /// A sink has something.
+    Confirmed(Confirmed),
+    /// Somebody wants to know or to say something.
+    Ask(Ask),
+    /// No more will come; the sinks may take so long for what they have.
+    End(Duration),
 }
 
-// === impl Stdout ===
-
-impl Stdout {
-    /// Starts the writer.
-    pub fn start(output: Output, node: Box<str>) -> io::Result<Self> {
-        let (queue, findings) = sync_channel::<Report>(QUEUE);
-        let (ended, done) = sync_channel::<()>(1);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let lost = Arc::clone(&dropped);
-        let writer = std::thread::Builder::new().name("stdout".to_owned()).spawn(move || {
-            write_all(output, &node, &findings, &lost);
-            // Nobody listens any more where the agent did not wait.
-            let _ = ended.send(());
-        })?;
-        Ok(Self { queue: Some(queue), done, writer: Some(writer), dropped })
-    }
-
-    /// Takes a finding, or drops it where the reader is too slow.
-    pub fn take(&self, finding: &Finding) {
-        let Some(queue) = &self.queue else { return };
-        match queue.try_send(Report::new(finding)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
-                if self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
-                    warn!("standard output is read too slowly: findings are being dropped");
-                }
-            }
-            // The writer has said why it ended.
-            Err(TrySendError::Disconnected(_)) => {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// Findings that were not written.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
-    }
-
-    /// Writes what is queued and ends the writer; gives up where nobody reads.
-    pub fn end(mut self) {
-        self.queue = None;
-        match self.done.recv_timeout(FAREWELL) {
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => {
-                if let Some(Err(_)) = self.writer.take().map(JoinHandle::join) {
-                    warn!("the writer of standard output has failed");
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => warn!("standard output is not read: giving up"),
-        }
-    }
+/// What somebody wants to know or to say.
+enum Ask {
+    /// Somebody takes care of a finding, or nobody any more.
+    Acknowledge {
+        key: String,
+        by: Option<Acknowledgement>,
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// What stands, as it was told.
+    Findings(oneshot::Sender<Vec<Report>>),
+    /// Every sink is to be told this.
+    Test(Box<Report>),
 }
 
-fn write_all(output: Output, node: &str, findings: &Receiver<Report>, dropped: &AtomicU64) {
-    let mut out = io::stdout().lock();
-    let mut line = Vec::with_capacity(4096);
-    for report in findings {
-        line.clear();
-        match output {
-            Output::Json => report.write_json(node, &mut line),
-            Output::Text => text::write(&report, &mut line),
-        }
-        if let Err(error) = out.write_all(&line).and_then(|()| out.flush()) {
-            dropped.fetch_add(1, Ordering::Relaxed);
-            warn!(%error, "standard output cannot be written: no more findings go there");
+/// All sinks.
+pub struct Sinks {
+    to: Sender<In>,
+    /// Findings that the desk has not begun with.
+    backlog: Arc<AtomicUsize>,
+    /// Whether findings were lost since all that stands was told last.
+    lost: bool,
+    thread: Option<JoinHandle<()>>,
+    telemetry: Arc<Telemetry>,
+    health: Health,
+    told: u64,
+}
+
+/// The way to the desk for others than the loop.
+#[derive(Clone)]
+pub struct Counter {
+    to: Sender<In>,
+}
+
+/// The sinks while they are made.
+struct Making<'a> {
+    config: &'a Config,
+    to: Sender<In>,
+    health: Health,
+    telemetry: Arc<Telemetry>,
+    outlets: Vec<(Outlet, Option<Limiter>)>,
+}
+
+// === impl Sinks ===
+
+impl Sinks {
+    /// Starts the desk and the sinks that the configuration names. Gives the findings that stood when
+    /// the agent last ended. `client` is for Kubernetes Events.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(
+        config: &Config,
+        client: Option<Client>,
+        health: &Health,
+        telemetry: &Arc<Telemetry>,
+    ) -> io::Result<(Self, Vec<Finding>)> {
+        let (to, inbox) = channel::<In>();
+        let origin = Arc::new(Origin {
+            node: config.node.0.clone(),
+            runbooks: config.alerts.runbooks.clone(),
+        });
+        let mut making = Making {
+            config,
+            to: to.clone(),
+            health: health.clone(),
+            telemetry: Arc::clone(telemetry),
+            outlets: Vec::new(),
+        };
+        making.start_all(client)?;
+        let options = desk::Options {
+            origin,
+            repeat: config.alerts.repeat,
+            state: config.doors.state.clone(),
+            backlog: Arc::new(AtomicUsize::new(0)),
+            health: health.clone(),
+            telemetry: Arc::clone(telemetry),
+        };
+        let backlog = Arc::clone(&options.backlog);
+        let (desk, standing) = Desk::open(options, making.outlets);
+        let thread =
+            std::thread::Builder::new().name("desk".to_owned()).spawn(move || desk.run(&inbox))?;
+        let sinks = Self {
+            to,
+            backlog,
+            lost: false,
+            thread: Some(thread),
+            telemetry: Arc::clone(telemetry),
+            health: health.clone(),
+            told: 0,
+        };
+        Ok((sinks, standing))
+    }
+
+    /// Takes a finding. It never waits: what there is no room for is told later, by
+    /// [`Self::reconcile`].
+    pub fn take(&mut self, finding: Finding, told: BootTime, boot: BootWall) {
+        self.told += 1;
+        if self.backlog.load(Ordering::Relaxed) >= BACKLOG {
+            self.lost = true;
+            self.telemetry.count_message(DESK, "dropped");
+            self.health.degrade(DESK, "findings are told too slowly: is the disk stuck?");
             return;
         }
+        self.backlog.fetch_add(1, Ordering::Relaxed);
+        self.send(In::Finding { finding: Box::new(finding), told, boot });
     }
+
+    /// Whether findings were lost on the way to the desk, and it has room again: it then wants to know
+    /// all that stands.
+    pub fn wants_all(&self) -> bool {
+        self.lost && self.backlog.load(Ordering::Relaxed) < BACKLOG / 2
+    }
+
+    /// Tells the desk all that stands, so that nothing is missing there.
+    pub fn reconcile(&mut self, findings: Vec<Finding>, told: BootTime, boot: BootWall) {
+        self.lost = false;
+        self.send(In::Standing { findings, told, boot });
+    }
+
+    /// Findings that were taken.
+    pub fn told(&self) -> u64 {
+        self.told
+    }
+
+    /// The way to the desk for those who ask.
+    pub fn counter(&self) -> Counter {
+        Counter { to: self.to.clone() }
+    }
+
+    /// Lets the sinks deliver what is queued, and ends them; gives up where somebody does not take it.
+    pub fn end(self) {
+        self.end_within(FAREWELL);
+    }
+
+    fn end_within(mut self, patience: Duration) {
+        self.send(In::End(patience));
+        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
+            warn!("the desk has failed: some findings were not told");
+        }
+    }
+
+    fn send(&self, what: In) {
+        // The desk ends when told to, and not before.
+        let _ = self.to.send(what);
+    }
+}
+
+// === impl Counter ===
+
+impl Counter {
+    /// Says that somebody takes care of the finding of this key, or that nobody does any more; an error
+    /// says why that cannot be.
+    pub async fn acknowledge(
+        &self,
+        key: String,
+        by: Option<Acknowledgement>,
+    ) -> Result<(), String> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || "the agent is ending".to_owned();
+        self.to.send(In::Ask(Ask::Acknowledge { key, by, answer })).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+
+    /// The findings that stand, as they were told last.
+    pub async fn findings(&self) -> Vec<Report> {
+        let (answer, answered) = oneshot::channel();
+        if self.to.send(In::Ask(Ask::Findings(answer))).is_err() {
+            return Vec::new();
+        }
+        answered.await.unwrap_or_default()
+    }
+}
+
+// === impl Making ===
+
+impl Making<'_> {
+    fn start_all(&mut self, client: Option<Client>) -> io::Result<()> {
+        let config = self.config;
+        let manner = |name: &str| Manner {
+            name: name.into(),
+            least: Severity::Low,
+            record: false,
+            repeats: true,
+            level: false,
+        };
+        let record = Manner { record: true, repeats: false, ..manner("stdout") };
+        let inlet = self.pipe(record, STDOUT, None);
+        let output = config.output;
+        spawn("stdout", move || stdout::run(inlet, output))?;
+        if let Some(socket) = config.outlets.journald.clone() {
+            let inlet = self.pipe(manner("journald"), QUEUE, Some(self.limits()));
+            spawn("journald", move || journald::run(inlet, &socket))?;
+        }
+        if config.outlets.events {
+            let inlet = self.pipe(manner("events"), QUEUE, Some(self.limits()));
+            match client {
+                Some(client) => drop(tokio::spawn(events::run(inlet, client))),
+                None => self.health.degrade("sink:events", "no API server is asked (--no-api)"),
+            }
+        }
+        for remote in &config.outlets.alertmanagers {
+            let least = remote.least;
+            let manner = Manner { least, repeats: false, level: true, ..manner(&remote.name) };
+            let inlet = self.pipe(manner, QUEUE, Some(self.limits()));
+            drop(tokio::spawn(alertmanager::run(inlet, remote.clone())));
+        }
+        for webhook in &config.outlets.webhooks {
+            let manner = Manner { least: webhook.remote.least, ..manner(&webhook.remote.name) };
+            let inlet = self.pipe(manner, QUEUE, Some(self.limits()));
+            drop(tokio::spawn(webhook::run(inlet, webhook.clone())));
+        }
+        Ok(())
+    }
+
+    fn pipe(&mut self, manner: Manner, room: usize, limits: Option<Limits>) -> Inlet {
+        let (to, health) = (self.to.clone(), self.health.clone());
+        let (outlet, inlet) =
+            pipe(manner, room, self.outlets.len(), to, health, Arc::clone(&self.telemetry));
+        self.outlets.push((outlet, limits.map(Limiter::new)));
+        inlet
+    }
+
+    fn limits(&self) -> Limits {
+        let alerts = &self.config.alerts;
+        Limits {
+            window: alerts.window,
+            per_attacker: alerts.per_attacker,
+            per_sink: alerts.per_sink,
+        }
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }

@@ -90,9 +90,13 @@ impl Agent {
     /// thread that starts it.
     pub fn start(namespace: &Namespace, arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(program()?);
+        // What all agents of a machine would share is none of a test's, unless it says so.
+        let own = ["--listen", "--socket", "--state"];
+        let own = own.into_iter().filter(|flag| !arguments.contains(flag));
         command
             .arg("run")
             .args(arguments)
+            .args(own.flat_map(|flag| [flag, "none"]))
             .args(["--log-format", "json"])
             .env_remove("KUBECONFIG")
             .env_remove("NODE_NAME")

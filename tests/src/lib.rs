@@ -10,6 +10,7 @@ pub mod netns;
 pub mod pretend;
 pub mod process;
 pub mod rawroute;
+pub mod real;
 pub mod relay;
 pub mod scale;
 pub mod scenario;

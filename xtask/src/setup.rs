@@ -45,6 +45,19 @@ const NETFILTER: Need = Need {
 const IPERF: Need =
     Need { why: "`iperf3` sends as much as goes, to measure it", packages: &["iperf3"] };
 
+const JOURNALD: Need =
+    Need { why: "`journald` keeps the findings that tests look for there", packages: &["systemd"] };
+
+const PROMETHEUS: Need = Need {
+    why: "`prometheus` scrapes the agent, `promtool` checks the rules that come with it",
+    packages: &["prometheus"],
+};
+
+const ALERTMANAGER: Need = Need {
+    why: "`prometheus-alertmanager` takes the alerts of the agent",
+    packages: &["prometheus-alertmanager"],
+};
+
 const QEMU: Need = Need {
     why: "virtual machines run the tests on other kernels",
     packages: &["qemu-system-x86", "kmod", "xz-utils", "binutils"],
@@ -137,6 +150,33 @@ pub(crate) fn machines(kernels: &[Kernel]) -> Result<Vec<Fetched>> {
 /// Finds what only one of the measurements needs.
 pub(crate) fn iperf() -> Result<()> {
     if succeeds("iperf3", &["--version"]) { Ok(()) } else { apt::install(&[IPERF]) }
+}
+
+/// Finds what takes in what the agent gives: journald, Prometheus, Alertmanager.
+pub(crate) fn observers() -> Result<()> {
+    let has = |program: &str| succeeds(program, &["--version"]);
+    let mut needs = Vec::new();
+    if !has("journalctl") || !Path::new("/lib/systemd/systemd-journald").is_file() {
+        needs.push(JOURNALD);
+    }
+    if !has("prometheus") || !has("promtool") {
+        needs.push(PROMETHEUS);
+    }
+    if !has("prometheus-alertmanager") {
+        needs.push(ALERTMANAGER);
+    }
+    if needs.is_empty() {
+        return Ok(());
+    }
+    apt::install(&needs)?;
+    // Where systemd runs, Debian starts what it installs; the tests start their own.
+    for service in ["prometheus", "prometheus-alertmanager"] {
+        let is_new = needs.iter().any(|need| need.packages.contains(&service));
+        if is_new && succeeds("systemctl", &["is-active", "--quiet", service]) {
+            command::run(Command::new("systemctl").args(["disable", "--now", service]))?;
+        }
+    }
+    Ok(())
 }
 
 /// A nightly without the source of `core` is of no use: it has nothing for the BPF target.

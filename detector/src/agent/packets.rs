@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 use detector_core::observation::{Sense, What};
 use detector_core::route::Prefix;
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{Agent, BUDGET};
 use crate::config::{PacketSource, RouteSource};
 use crate::source::connections::{self, Connections, DumpedConnections};
 use crate::source::packets::{Hooks, Packets};
 use crate::source::translations::Told;
+
+/// The name of the capability that filtering connections in the kernel is.
+const FILTER: &str = "connection-filter";
 
 /// How soon it is tried again to listen to connection tracking.
 const REOPEN: Duration = Duration::from_mins(1);
@@ -50,8 +53,9 @@ impl Agent {
         self.reopen = Instant::now() + REOPEN;
         match Connections::open(choice != RouteSource::Netlink, &self.interests) {
             Ok((connections, degraded)) => {
-                if let Some(why) = degraded {
-                    warn!(why, "degraded: connections are not filtered in the kernel");
+                match degraded {
+                    Some(why) => self.health.degrade(FILTER, &why),
+                    None => self.health.restore(FILTER),
                 }
                 self.connections = Some(connections);
                 // What it sees is told when the table was read.

@@ -1,12 +1,17 @@
 //! What the agent sees and what it is blind in, said in the log once when it changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use detector_core::observation::Sense;
 use tracing::{info, warn};
 
-/// All senses.
-pub(super) const ALL: [Sense; 7] = [
+use super::numbers::SENSES;
+use crate::doors::Pulse;
+use crate::health::Health;
+
+/// The senses that tell all there is before the agent is ready.
+pub(super) const AWAITED: [Sense; 7] = [
     Sense::Kernel,
     Sense::Pods,
     Sense::Nodes,
@@ -20,29 +25,39 @@ pub(super) const ALL: [Sense; 7] = [
 #[derive(Debug)]
 pub(super) struct Senses {
     awaited: BTreeSet<Sense>,
-    blind: BTreeMap<Sense, String>,
+    blind: BTreeSet<Sense>,
+    health: Health,
+    pulse: Arc<Pulse>,
 }
 
 impl Senses {
     /// Nothing is seen yet; without the API only the kernel is awaited.
-    pub(super) fn new(api: bool) -> Self {
-        let awaited = ALL.into_iter().filter(|sense| api || *sense == Sense::Kernel).collect();
-        Self { awaited, blind: BTreeMap::new() }
+    pub(super) fn new(api: bool, health: Health, pulse: Arc<Pulse>) -> Self {
+        for sense in SENSES {
+            health.expect(sense.as_str());
+        }
+        let awaited = AWAITED.into_iter().filter(|sense| api || *sense == Sense::Kernel).collect();
+        let senses = Self { awaited, blind: BTreeSet::new(), health, pulse };
+        senses.tell_pulse();
+        senses
     }
 
     /// A sense sees all there is.
     pub(super) fn sees(&mut self, sense: Sense) {
-        if self.blind.remove(&sense).is_some() {
+        self.blind.remove(&sense);
+        if self.health.clear(sense.as_str()) {
             info!(sense = sense.as_str(), "sees again");
         }
         if self.awaited.remove(&sense) && self.awaited.is_empty() {
             info!("ready");
         }
+        self.tell_pulse();
     }
 
     /// A sense does not see, or not all. The log says so when it begins, not at every attempt.
     pub(super) fn blind(&mut self, sense: Sense, why: &str) {
-        if self.blind.insert(sense, why.to_owned()).is_none() {
+        self.blind.insert(sense);
+        if self.health.mark(sense.as_str(), why) {
             match sense {
                 // Verdicts rest on others; these add to them, and find what leaves no other trace.
                 Sense::Packets | Sense::Connections | Sense::Translations => {
@@ -54,5 +69,12 @@ impl Senses {
                 ),
             }
         }
+        self.tell_pulse();
+    }
+
+    /// What is declared blind is not waited for.
+    fn tell_pulse(&self) {
+        let awaited = self.awaited.difference(&self.blind).map(|sense| sense.as_str());
+        self.pulse.await_for(awaited.collect());
     }
 }

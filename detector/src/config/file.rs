@@ -46,6 +46,19 @@ pub struct File {
     /// `ringBytes`: the size of the ring between the kernel and the agent; a power of two from
     /// 65536 to 1073741824. Default: 4194304.
     pub ring_bytes: Option<Typed<u64>>,
+    /// `listen`: where metrics and probes are served, as address:port, or `none`. Default:
+    /// `127.0.0.1:9465`.
+    pub listen: Option<Typed<String>>,
+    /// `socket`: the unix socket for `detector status` and its like, or `none`. Default:
+    /// `/run/detector/detector.sock`.
+    pub socket: Option<Typed<String>>,
+    /// `state`: the file that keeps standing findings over a restart, or `none`. Default:
+    /// `/var/lib/detector/state`.
+    pub state: Option<Typed<String>>,
+    /// `alerts`: how often people are told of what.
+    pub alerts: Alerts,
+    /// `sinks`: where findings go beside standard output.
+    pub sinks: Sinks,
     /// `floatingIPs`: the policy.
     #[serde(rename = "floatingIPs")]
     pub floating_ips: FloatingIps,
@@ -75,6 +88,96 @@ pub struct Grace {
     pub withdraw: Option<Typed<String>>,
     /// `grace.sync`: for the first listing of pods. Default: `15s`.
     pub sync: Option<Typed<String>>,
+}
+
+/// `alerts`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Alerts {
+    /// `alerts.repeat`: how often a finding that stands is told again; `0s` is never. Default: `4h`.
+    pub repeat: Option<Typed<String>>,
+    /// `alerts.window`: the time in which messages are counted for the limits. Default: `1m`.
+    pub window: Option<Typed<String>>,
+    /// `alerts.perAttacker`: messages about one attacker that a sink is told in a window. Default:
+    /// 10.
+    pub per_attacker: Option<Typed<u64>>,
+    /// `alerts.perSink`: messages that a sink is told in a window. Default: 100.
+    pub per_sink: Option<Typed<u64>>,
+    /// `alerts.runbooks`: what the addresses of runbook pages begin with. Default: the command that
+    /// shows the page is named.
+    pub runbooks: Option<Typed<String>>,
+}
+
+/// `sinks`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Sinks {
+    /// `sinks.journald`: the node's journal.
+    pub journald: Journald,
+    /// `sinks.events`: Kubernetes Events.
+    pub events: Events,
+    /// `sinks.alertmanagers`: Alertmanagers, by their API v2.
+    pub alertmanagers: Vec<Remote>,
+    /// `sinks.webhooks`: other servers.
+    pub webhooks: Vec<Webhook>,
+}
+
+/// `sinks.journald`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Journald {
+    /// `sinks.journald.enabled`. Default: `false`.
+    pub enabled: Option<bool>,
+    /// `sinks.journald.socket`. Default: `/run/systemd/journal/socket`.
+    pub socket: Option<Typed<String>>,
+}
+
+/// `sinks.events`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Events {
+    /// `sinks.events.enabled`. Default: `false`.
+    pub enabled: Option<bool>,
+}
+
+/// An entry of `sinks.alertmanagers`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Remote {
+    /// `name`: by which metrics and logs call it.
+    pub name: Typed<String>,
+    /// `url`: where it is, without `/api/v2/alerts`.
+    pub url: Option<Typed<String>>,
+    /// `urlFile`: a file that has the URL, where that is a secret.
+    pub url_file: Option<Typed<String>>,
+    /// `caFile`: certificates that it is believed by. Default: those of the system.
+    pub ca_file: Option<Typed<String>>,
+    /// `tokenFile`: a file with a bearer token.
+    pub token_file: Option<Typed<String>>,
+    /// `leastSeverity`: what is less severe is not sent. Default: `low`.
+    pub least_severity: Option<Typed<String>>,
+}
+
+/// An entry of `sinks.webhooks`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Webhook {
+    /// `name`: by which metrics and logs call it.
+    pub name: Typed<String>,
+    /// `url`: where to post.
+    pub url: Option<Typed<String>>,
+    /// `urlFile`: a file that has the URL, where that is a secret.
+    pub url_file: Option<Typed<String>>,
+    /// `caFile`: certificates that it is believed by. Default: those of the system.
+    pub ca_file: Option<Typed<String>>,
+    /// `tokenFile`: a file with a bearer token.
+    pub token_file: Option<Typed<String>>,
+    /// `leastSeverity`: what is less severe is not sent. Default: `low`.
+    pub least_severity: Option<Typed<String>>,
+    /// `format`: `json`, `slack`, `falco` or `otlp`. Default: `json`.
+    pub format: Option<Typed<String>>,
+    /// `secretFile`: a file with the secret that bodies are signed with.
+    pub secret_file: Option<Typed<String>>,
 }
 
 /// `floatingIPs`.
@@ -149,7 +252,12 @@ fn explain(error: &YamlError, text: &str, line: u64) -> String {
             }
         }
         YamlError::SerdeMissingField { field, .. } => {
-            format!("{field} is missing: an entry needs cidr, namespace and serviceAccount")
+            let needs = if *field == "name" {
+                "name and url"
+            } else {
+                "cidr, namespace and serviceAccount"
+            };
+            format!("{field} is missing: an entry needs {needs}")
         }
         YamlError::DuplicateMappingKey { key, .. } => {
             let key = key.as_deref().unwrap_or("a key");

@@ -1,11 +1,14 @@
 //! The effective configuration as a file that gives it again.
 
+use std::path::Path;
+
 use clap::ValueEnum;
 use detector_core::link::InterfaceName;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_saphyr::Commented;
 
+use super::outlets::{self, Address, Doors, NONE, Outlets};
 use super::value::shown_duration;
 use super::{Config, ConfigError};
 use crate::policy::Allowed;
@@ -26,6 +29,11 @@ struct Shown<'a> {
     grace: Grace,
     resync_interval: String,
     ring_bytes: u32,
+    listen: String,
+    socket: String,
+    state: String,
+    alerts: Alerts<'a>,
+    sinks: Sinks<'a>,
     #[serde(rename = "floatingIPs")]
     floating_ips: FloatingIps<'a>,
 }
@@ -42,6 +50,56 @@ struct Grace {
     remote: String,
     withdraw: String,
     sync: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Alerts<'a> {
+    repeat: String,
+    window: String,
+    per_attacker: u32,
+    per_sink: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runbooks: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Sinks<'a> {
+    journald: Journald,
+    events: Events,
+    alertmanagers: Vec<Remote<'a>>,
+    webhooks: Vec<Remote<'a>>,
+}
+
+#[derive(Serialize)]
+struct Journald {
+    enabled: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    socket: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Events {
+    enabled: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Remote<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url_file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca_file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_file: Option<String>,
+    least_severity: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret_file: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -82,8 +140,12 @@ impl Config {
             sync,
             resync_interval,
             ring_bytes,
+            doors: Doors { listen, socket, state },
+            alerts: outlets::Alerts { repeat, window, per_attacker, per_sink, runbooks },
+            outlets: Outlets { journald, events, alertmanagers, webhooks },
             allowed,
         } = self;
+        let none = || NONE.to_owned();
         let now = Timestamp::now();
         let shown = Shown {
             node_name: &node.0,
@@ -103,11 +165,61 @@ impl Config {
             },
             resync_interval: shown_duration(*resync_interval),
             ring_bytes: *ring_bytes,
+            listen: listen.map_or_else(none, |listen| listen.to_string()),
+            socket: socket.as_deref().map_or_else(none, shown),
+            state: state.as_deref().map_or_else(none, shown),
+            alerts: Alerts {
+                repeat: shown_duration(*repeat),
+                window: shown_duration(*window),
+                per_attacker: *per_attacker,
+                per_sink: *per_sink,
+                runbooks: runbooks.as_deref(),
+            },
+            sinks: Sinks {
+                journald: Journald {
+                    enabled: journald.is_some(),
+                    socket: journald.as_deref().map(shown),
+                },
+                events: Events { enabled: *events },
+                alertmanagers: alertmanagers.iter().map(shown_remote).collect(),
+                webhooks: webhooks.iter().map(shown_webhook).collect(),
+            },
             floating_ips: FloatingIps {
                 allow: allowed.iter().map(|entry| shown_entry(entry, now)).collect(),
             },
         };
         serde_saphyr::to_string(&shown).map_err(|error| ConfigError::Show(error.to_string()))
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn shown_remote(remote: &outlets::Remote) -> Remote<'_> {
+    let outlets::Remote { name, at, ca_file, token_file, least } = remote;
+    let (url, url_file) = match at {
+        Address::Url(url) => (Some(&**url), None),
+        Address::File(path) => (None, Some(shown(path))),
+    };
+    Remote {
+        name,
+        url,
+        url_file,
+        ca_file: ca_file.as_deref().map(shown),
+        token_file: token_file.as_deref().map(shown),
+        least_severity: least.as_str(),
+        format: None,
+        secret_file: None,
+    }
+}
+
+fn shown_webhook(webhook: &outlets::Webhook) -> Remote<'_> {
+    let outlets::Webhook { remote, format, secret_file } = webhook;
+    Remote {
+        format: Some(word(format)),
+        secret_file: secret_file.as_deref().map(shown),
+        ..shown_remote(remote)
     }
 }
 

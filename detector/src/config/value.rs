@@ -1,16 +1,19 @@
 //! Values: from text to what it means, or one sentence that says why not and what to write.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use detector_core::finding::Severity;
 use detector_core::link::InterfaceName;
 use detector_core::route::Prefix;
 use detector_core::workload::{NodeName, PodKey};
+use http::Uri;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
+use super::outlets::NONE;
 use super::{LONGEST_INTERFACE_PREFIX, RING};
 use crate::text::{nearest, printable};
 
@@ -160,7 +163,7 @@ pub(super) fn ring_bytes(bytes: u64) -> Result<u32, String> {
 }
 
 /// A whole number with its unit: `ms`, `s`, `m` or `h`.
-pub(super) fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let millis = match unit {
@@ -187,6 +190,66 @@ pub(super) fn duration(text: &str, least: Duration, most: Duration) -> Result<Du
         )),
         Some(duration) => Ok(duration),
     }
+}
+
+/// A whole number within limits.
+pub(super) fn number(number: u64, (least, most): (u32, u32)) -> Result<u32, String> {
+    match u32::try_from(number) {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(format!("{number} is out of range: write {least} to {most}")),
+    }
+}
+
+/// An address and a port to listen at, or nothing.
+pub(super) fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == NONE {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        format!(
+            "{} is no place to listen at: write address:port, such as 127.0.0.1:9465, or {NONE}",
+            quoted(text)
+        )
+    })
+}
+
+/// The URL of a server. It must have no password in it: URLs are shown in logs.
+pub(crate) fn url(text: &str) -> Result<Box<str>, String> {
+    let uri = text.parse::<Uri>().ok();
+    let good = uri.as_ref().is_some_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.authority().is_some_and(|at| !at.host().is_empty() && !at.as_str().contains('@'))
+    });
+    if good {
+        return Ok(text.trim_end_matches('/').into());
+    }
+    // What was typed may be a secret.
+    Err("is no URL that can be used: write http:// or https:// with a host and no user in it"
+        .into())
+}
+
+/// The name of a sink: what fits a label of metrics.
+pub(super) fn sink_name(text: &str) -> Result<Box<str>, String> {
+    let fits = (1..=32).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if !fits {
+        return Err(format!(
+            "{} is no name for a sink: write 1 to 32 of a-z, 0-9 and -",
+            quoted(text)
+        ));
+    }
+    if ["stdout", "journald", "events"].contains(&text) {
+        return Err(format!("{} is the name of another sink: choose one", quoted(text)));
+    }
+    Ok(text.into())
+}
+
+/// A severity.
+pub(super) fn severity(text: &str) -> Result<Severity, String> {
+    let all = [Severity::Low, Severity::Medium, Severity::High, Severity::Critical];
+    all.into_iter().find(|severity| severity.as_str() == text).ok_or_else(|| {
+        format!("{} is no severity: write one of low, medium, high, critical", quoted(text))
+    })
 }
 
 /// A duration in the largest unit that has no remainder.

@@ -2,25 +2,67 @@
 //! engine's can change without it.
 
 use std::io::Write as _;
+use std::sync::Arc;
 
-use detector_core::finding::{Diverted, Finding, Victim};
+use detector_core::finding::{Certainty, Diverted, Finding, Means, Severity, State, Victim};
 use detector_core::time::BootTime;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::clock;
+use crate::clock::BootWall;
 
 /// The name and version of the shape of a finding in JSON. A field that is added keeps it; one that
 /// changes or goes makes a new one.
 pub const SCHEMA: &str = "detector.finding/v1";
 
-/// A finding, with the wall clock's time for everything in it.
+/// What all reports of an agent have in common.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// The node that it runs on.
+    pub node: Box<str>,
+    /// What the address of a runbook page begins with; `None` names the command that shows it.
+    pub runbooks: Option<Box<str>>,
+}
+
+/// What a sink is told of a finding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum How {
+    /// It is new.
+    Opened,
+    /// More is known, or it got better or worse.
+    Updated,
+    /// It still stands: told again after a while, or after a restart.
+    Repeated,
+    /// It is over.
+    Closed,
+}
+
+/// A person's word that a finding is being taken care of.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, serde::Deserialize)]
+pub struct Acknowledgement {
+    /// Who.
+    pub by: Box<str>,
+    /// Until when.
+    pub until: Timestamp,
+    /// Why.
+    pub reason: Option<Box<str>>,
+}
+
+/// A finding as it is told, with the wall clock's time for everything in it.
+#[derive(Clone, Debug)]
 pub struct Report {
-    /// What is written.
-    pub(super) finding: Finding,
-    /// The wall clock at boot, as of now: steps of the clock move what is written later, never the
-    /// distance between two times of one report.
-    boot: Timestamp,
+    /// What is told.
+    pub finding: Finding,
+    /// What of it.
+    pub how: How,
+    /// When the agent had it to tell.
+    pub told: BootTime,
+    /// Who takes care of it.
+    pub acknowledged: Option<Acknowledgement>,
+    /// Whether it is only a test of the sinks.
+    pub test: bool,
+    origin: Arc<Origin>,
+    boot: BootWall,
 }
 
 /// The shape in JSON.
@@ -45,6 +87,12 @@ struct Json<'a> {
     reason: &'a str,
     reach: ReachJson<'a>,
     evidence: Vec<EvidenceJson<'a>>,
+    /// Where it says what to do.
+    runbook: String,
+    /// Who takes care of it; `null` where nobody said so.
+    acknowledged: Option<&'a Acknowledgement>,
+    /// Whether it is only a test of the sinks: nothing has happened.
+    test: bool,
     partial: bool,
     /// What could not be seen.
     missing: &'a [Box<str>],
@@ -132,42 +180,113 @@ struct BootTimeJson {
     told: u64,
 }
 
+// === impl How ===
+
+impl How {
+    /// The word for it in JSON and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Opened => State::Opened.as_str(),
+            Self::Updated => State::Updated.as_str(),
+            Self::Repeated => "repeated",
+            Self::Closed => State::Closed.as_str(),
+        }
+    }
+}
+
+impl From<State> for How {
+    fn from(state: State) -> Self {
+        match state {
+            State::Opened => Self::Opened,
+            State::Updated => Self::Updated,
+            State::Closed => Self::Closed,
+        }
+    }
+}
+
 // === impl Report ===
 
 impl Report {
-    /// A finding as of now.
-    pub fn new(finding: &Finding) -> Self {
-        let since_boot = clock::now().as_nanos();
-        let since_boot = SignedDuration::from_nanos(i64::try_from(since_boot).unwrap_or(i64::MAX));
-        let now = Timestamp::now();
-        let boot = now.checked_sub(since_boot).unwrap_or(now);
-        Self { finding: finding.clone(), boot }
+    /// A finding, as the engine told it.
+    pub fn new(origin: &Arc<Origin>, boot: BootWall, told: BootTime, finding: Finding) -> Self {
+        let how = finding.state.into();
+        let origin = Arc::clone(origin);
+        Self { finding, how, told, acknowledged: None, test: false, origin, boot }
+    }
+
+    /// The same, told again.
+    #[must_use]
+    pub fn repeated(&self, told: BootTime) -> Self {
+        Self { how: How::Repeated, told, ..self.clone() }
+    }
+
+    /// The node that tells it.
+    pub fn node(&self) -> &str {
+        &self.origin.node
+    }
+
+    /// What it is about, as text.
+    pub fn key(&self) -> String {
+        self.finding.key.to_string()
+    }
+
+    /// How bad it is.
+    pub fn severity(&self) -> Severity {
+        self.finding.charge.severity
+    }
+
+    /// The one line that says it all.
+    pub fn summary(&self) -> String {
+        let charge = &self.finding.charge;
+        let test = if self.test { "TEST, nothing has happened: " } else { "" };
+        let what = match (self.how, charge.certainty) {
+            (How::Closed, _) => "over: ",
+            (How::Repeated, _) => "still: ",
+            (_, Certainty::Hijack) => "",
+            (_, Certainty::Attempt) => "attempt: ",
+            (_, Certainty::Unproven) => "unproven: ",
+        };
+        format!("{test}{what}{}", charge.reason)
+    }
+
+    /// Where it says what to do: an address, or the command that shows the page.
+    pub fn runbook(&self) -> String {
+        self.origin.runbook(self.finding.charge.means.as_str())
+    }
+
+    /// What goes for one attacker: findings of one are grouped by it.
+    pub fn attacker(&self) -> String {
+        attacker_of(&self.finding)
     }
 
     /// The wall clock's time for a time since boot.
-    pub(super) fn wall(&self, time: BootTime) -> Timestamp {
-        let nanos = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
-        self.boot.checked_add(SignedDuration::from_nanos(nanos)).unwrap_or(self.boot)
+    pub fn wall(&self, time: BootTime) -> Timestamp {
+        self.boot.at(time)
     }
 
     /// Writes one line of JSON.
-    pub(super) fn write_json(&self, node: &str, line: &mut Vec<u8>) {
+    pub fn write_json(&self, line: &mut Vec<u8>) {
         // All of it is strings and numbers, and a Vec takes every byte.
-        if serde_json::to_writer(&mut *line, &self.json(node)).is_ok() {
+        if serde_json::to_writer(&mut *line, &self.json()).is_ok() {
             let _ = line.write_all(b"\n");
         }
     }
 
-    fn json<'a>(&'a self, node: &'a str) -> Json<'a> {
-        let Finding { key, state, charge, began, ended, at } = &self.finding;
+    /// The shape in JSON as a value.
+    pub fn to_value(&self) -> serde_json::Value {
+        serde_json::to_value(self.json()).unwrap_or_default()
+    }
+
+    fn json(&self) -> Json<'_> {
+        let Finding { key, state: _, charge, began, ended, at } = &self.finding;
         let attacker = &charge.attacker;
         let duration = self.finding.duration();
         Json {
             schema: SCHEMA,
             time: self.wall(*at),
-            node,
+            node: &self.origin.node,
             key: key.to_string(),
-            state: state.as_str(),
+            state: self.how.as_str(),
             verdict: charge.certainty.as_str(),
             severity: charge.severity.as_str(),
             means: charge.means.as_str(),
@@ -201,6 +320,9 @@ impl Report {
                     text: &evidence.text,
                 })
                 .collect(),
+            runbook: self.runbook(),
+            acknowledged: self.acknowledged.as_ref(),
+            test: self.test,
             partial: !charge.missing.is_empty(),
             missing: &charge.missing,
             traffic: charge.traffic.as_ref().map(|traffic| self.traffic(traffic)),
@@ -208,7 +330,7 @@ impl Report {
             began: self.wall(*began),
             ended: ended.map(|ended| self.wall(ended)),
             duration_ms: duration.map(|duration| duration.as_secs_f64() * 1_000.0),
-            boot_time: BootTimeJson { began: began.as_nanos(), told: clock::now().as_nanos() },
+            boot_time: BootTimeJson { began: began.as_nanos(), told: self.told.as_nanos() },
         }
     }
 }
@@ -236,6 +358,43 @@ impl Report {
         }
     }
 }
+
+impl Origin {
+    /// Where the runbook has this page.
+    pub fn runbook(&self, page: &str) -> String {
+        match &self.runbooks {
+            Some(base) => format!("{base}/{page}.md"),
+            None => format!("detector runbook {page}"),
+        }
+    }
+}
+
+/// What goes for one attacker: the pod, the Service, the node or the next hop, else the interface.
+pub fn attacker_of(finding: &Finding) -> String {
+    let attacker = &finding.charge.attacker;
+    let node = attacker.node.as_ref().map(|node| format!("node {node}"));
+    let gateway = attacker.gateway.map(|gateway| format!("next hop {gateway}"));
+    let interface = attacker.interface.as_ref().map(|name| format!("interface {name}"));
+    let service = attacker.service.as_ref().map(|key| format!("service {key}"));
+    let pod = attacker.pod.as_ref().map(|key| format!("pod {key}"));
+    // What nobody is known for is not one attacker's.
+    let nobody = || match finding.key.subject.prefix() {
+        Some(prefix) => format!("nobody known, for {prefix}"),
+        None => "nobody known".to_owned(),
+    };
+    pod.or(service).or(node).or(gateway).or(interface).unwrap_or_else(nobody)
+}
+
+/// All means, in the order of the runbook's pages.
+pub const MEANS: [Means; 7] = [
+    Means::Route,
+    Means::NextHop,
+    Means::Rule,
+    Means::Dnat,
+    Means::Neighbour,
+    Means::Spoof,
+    Means::Claim,
+];
 
 fn victim(victim: &Victim) -> VictimJson<'_> {
     let nobody = VictimJson { kind: "nobody", namespace: None, name: None, node: None };

@@ -2,35 +2,36 @@
 
 use std::io::Write as _;
 
-use detector_core::finding::{Diverted, State};
+use detector_core::finding::Diverted;
 
-use super::Report;
+use super::{How, Report, Summary};
 
-/// Writes a finding.
-pub(super) fn write(report: &Report, line: &mut Vec<u8>) {
+/// Writes a finding as text.
+pub fn write(report: &Report, line: &mut Vec<u8>) {
     let finding = &report.finding;
     let charge = &finding.charge;
     let began = finding.began;
-    let how_long = match (finding.state, finding.duration()) {
-        (State::Closed, Some(duration)) => format!(" over after {duration:.1?}"),
-        (State::Opened, _) => format!(" found after {:.1?}", finding.at.since(began)),
+    let how_long = match (report.how, finding.duration()) {
+        (How::Closed, Some(duration)) => format!(" over after {duration:.1?}"),
+        (How::Opened, _) => format!(" found after {:.1?}", finding.at.since(began)),
         _ => String::new(),
     };
     let partial = if charge.missing.is_empty() { "" } else { " (partial)" };
+    let test = if report.test { "TEST " } else { "" };
     // A Vec takes every byte.
     let _ = writeln!(
         line,
-        "{} {} {} {}{partial}{how_long}: {}",
+        "{} {test}{} {} {}{partial}{how_long}: {}",
         report.wall(finding.at),
         charge.severity.as_str().to_uppercase(),
         charge.certainty.as_str(),
-        finding.state.as_str(),
+        report.how.as_str(),
         charge.reason,
     );
     if let Some(traffic) = &charge.traffic {
         write_traffic(report, traffic, line);
     }
-    if finding.state == State::Closed {
+    if report.how == How::Closed {
         return;
     }
     let _ = writeln!(line, "    key: {}", finding.key);
@@ -40,6 +41,21 @@ pub(super) fn write(report: &Report, line: &mut Vec<u8>) {
     }
     for missing in &charge.missing {
         let _ = writeln!(line, "    not seen: {missing}");
+    }
+    if let Some(acknowledged) = &report.acknowledged {
+        let _ =
+            writeln!(line, "    taken care of by {} until {}", acknowledged.by, acknowledged.until);
+    }
+    let _ = writeln!(line, "    what to do: {}", report.runbook());
+}
+
+/// Writes what was held back.
+pub(crate) fn write_summary(summary: &Summary, line: &mut Vec<u8>) {
+    let severity = summary.batch.severity.as_str().to_uppercase();
+    // A Vec takes every byte.
+    let _ = writeln!(line, "{} {severity} held back: {}", summary.until(), summary.text());
+    for held in &summary.batch.attackers {
+        let _ = writeln!(line, "    {}: {}", held.attacker, held.counts.sum());
     }
 }
 

@@ -146,6 +146,11 @@ impl Cluster {
         Ok(Self { client, node, counters })
     }
 
+    /// The client, for the sink that writes Events.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// Starts the tasks. They tell `tx` what they see and answer `questions` until it is closed or
     /// [`Running`] is dropped.
     pub fn start(

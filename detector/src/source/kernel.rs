@@ -10,6 +10,7 @@
 
 mod decode;
 mod dump;
+pub mod lookup;
 mod netlink;
 mod proxies;
 mod records;

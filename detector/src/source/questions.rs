@@ -1,4 +1,4 @@
-//! Questions to the kernel by netlink, answered by dumps.
+//! Questions to the kernel by netlink.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -10,8 +10,10 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 use super::kernel::Message;
 use super::kernel::socket;
 
+/// `NLM_F_REQUEST`.
+const GET: u16 = 0x001;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
-const FLAGS: u16 = 0x001 | 0x300;
+const DUMP: u16 = 0x001 | 0x300;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -48,16 +50,36 @@ impl Questions {
         body: &[u8],
         each: &mut dyn FnMut(&Message<'_>),
     ) -> io::Result<()> {
+        self.ask(kind, DUMP, body)?;
+        self.hear(false, each)
+    }
+
+    /// Asks for one thing, and shows the one answer.
+    pub(super) fn get(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        each: &mut dyn FnMut(&Message<'_>),
+    ) -> io::Result<()> {
+        self.ask(kind, GET, body)?;
+        self.hear(true, each)
+    }
+
+    fn ask(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
         self.sequence += 1;
         let length = 16 + body.len();
         let length = u32::try_from(length).map_err(io::Error::other)?;
         let mut question = length.to_ne_bytes().to_vec();
         question.extend(kind.to_ne_bytes());
-        question.extend(FLAGS.to_ne_bytes());
+        question.extend(flags.to_ne_bytes());
         question.extend(self.sequence.to_ne_bytes());
         question.extend([0; 4]);
         question.extend(body);
         self.socket.send_to(&question, &SocketAddr::new(socket::KERNEL, 0), 0)?;
+        Ok(())
+    }
+
+    fn hear(&mut self, one: bool, each: &mut dyn FnMut(&Message<'_>)) -> io::Result<()> {
         loop {
             let datagram = socket::receive(&self.socket, &mut self.buffer, 0)?;
             let bytes = self.buffer.get(..datagram.length).filter(|_| datagram.from_kernel);
@@ -77,7 +99,12 @@ impl Questions {
                             code => Err(io::Error::from_raw_os_error(-code.unwrap_or(-libc::EIO))),
                         };
                     }
-                    _ => each(&message),
+                    _ => {
+                        each(&message);
+                        if one {
+                            return Ok(());
+                        }
+                    }
                 }
             }
         }

@@ -1,6 +1,11 @@
 //! What the cluster source has done, in numbers that only grow.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::rejection::Rejections;
 
@@ -16,6 +21,8 @@ pub struct Counters {
     pub(super) statuses: AtomicU64,
     pub(super) unwritten: AtomicU64,
     pub(super) rejections: Rejections,
+    /// When each watch last said something.
+    heard: Mutex<BTreeMap<String, Instant>>,
 }
 
 /// The numbers at one moment.
@@ -57,6 +64,22 @@ impl Counters {
             statuses: read(&self.statuses),
             unwritten: read(&self.unwritten),
             rejections: self.rejections.count(),
+        }
+    }
+
+    /// For how long each watch has said nothing, by what it watches.
+    pub fn silences(&self) -> Vec<(String, Duration)> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.iter().map(|(what, at)| (what.clone(), at.elapsed())).collect()
+    }
+
+    /// Notes that a watch has said something. `what` is as in "cannot list and watch ...".
+    pub(super) fn hear(&self, what: &str) {
+        let what = what.strip_prefix("list and watch ").unwrap_or(what);
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        match heard.get_mut(what) {
+            Some(at) => *at = Instant::now(),
+            None => drop(heard.insert(what.to_owned(), Instant::now())),
         }
     }
 

@@ -169,6 +169,7 @@ where
     async fn list(&mut self, from: From) -> State<K> {
         match self.pages(&from).await {
             Ok((objects, version)) => {
+                self.counters.hear(&self.scope.what);
                 Counters::increment(&self.counters.listings);
                 self.said.push_back(Word::Reset(objects));
                 self.listed = true;
@@ -232,6 +233,7 @@ where
         };
         match self.apis[self.served].watch(&params, &version).await {
             Ok(events) => {
+                self.counters.hear(&self.scope.what);
                 if self.blind.take().is_some() || mem::take(&mut self.listed) {
                     self.said.push_back(Word::Seeing);
                 }
@@ -303,6 +305,7 @@ where
                 return State::Listed(version);
             }
         };
+        self.counters.hear(&self.scope.what);
         self.said.extend(word);
         State::Watching { version, events, since, quiet: false }
     }

@@ -13,6 +13,7 @@ mod rule;
 mod tests;
 
 use detector_core::observation::{KernelChange, KernelState, Place};
+use detector_core::route::Route;
 
 use super::wire::{DecodeError, Message};
 
@@ -51,6 +52,11 @@ pub fn change(message: &Message<'_>) -> Result<Option<KernelChange>, DecodeError
         DELNEIGH => neighbour::gone(body)?.map(KernelChange::NeighbourGone),
         _ => None,
     })
+}
+
+/// The route that the body of a message is about.
+pub(super) fn route_of(body: &[u8]) -> Option<Route> {
+    route::read(body).ok().flatten()
 }
 
 /// What an answer to a dump says is there; `None` as for [`change`].

@@ -1,0 +1,219 @@
+//! The two listeners, and what is answered at which path.
+
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use super::{Inside, answers};
+use crate::telemetry::Exposition;
+
+/// How soon a door that cannot be opened is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Who is served at once at each door; more have to wait.
+const AT_ONCE: usize = 32;
+
+/// How long somebody may take to say what he wants.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The largest request, in bytes.
+const LARGEST: usize = 64 << 10;
+
+/// Serves metrics and probes.
+pub(super) async fn tcp(inside: Inside, listen: SocketAddr) {
+    const CAPABILITY: &str = "metrics";
+    inside.health.expect(CAPABILITY);
+    let listener = loop {
+        match TcpListener::bind(listen).await {
+            Ok(listener) => break listener,
+            Err(error) => {
+                let why = format!(
+                    "metrics and probes cannot be served at {listen} ({error}): free it, or choose \
+                     another by --listen"
+                );
+                inside.health.degrade(CAPABILITY, &why);
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    };
+    inside.health.restore(CAPABILITY);
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors: somebody will give one back.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let inside = inside.clone();
+        drop(tokio::spawn(async move {
+            converse(stream, inside, false).await;
+            drop(permit);
+        }));
+    }
+}
+
+/// Serves those who run commands of the agent on its node.
+pub(super) async fn unix(inside: Inside, path: PathBuf) {
+    const CAPABILITY: &str = "socket";
+    inside.health.expect(CAPABILITY);
+    let listener = loop {
+        match bind(&path).await {
+            Ok(listener) => break listener,
+            Err(error) => {
+                let why = format!(
+                    "`detector status` and its like find nobody at {} ({error}): make its folder \
+                     writable, or choose another by --socket",
+                    path.display()
+                );
+                inside.health.degrade(CAPABILITY, &why);
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    };
+    inside.health.restore(CAPABILITY);
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let inside = inside.clone();
+        drop(tokio::spawn(async move {
+            converse(stream, inside, true).await;
+            drop(permit);
+        }));
+    }
+}
+
+/// Makes the socket. One that is there is another agent's, if anybody answers behind it; else it was
+/// left by one that was killed.
+async fn bind(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    match UnixStream::connect(path).await {
+        Ok(_) => return Err(io::Error::other("another agent serves it")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    // Under another name until its rights are set: between the two nobody else must get in.
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&new)?;
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&new, path)?;
+    Ok(listener)
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, inside: Inside, private: bool) {
+    let service = service_fn(move |request| {
+        let inside = inside.clone();
+        async move { Ok::<_, Infallible>(answer(request, &inside, private).await) }
+    });
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    // Whoever hangs up in the middle is nobody's concern.
+    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    inside: &Inside,
+    private: bool,
+) -> Response<Full<Bytes>> {
+    let (parts, body) = request.into_parts();
+    let query = parts.uri.query().unwrap_or_default().to_owned();
+    let get = parts.method == Method::GET || parts.method == Method::HEAD;
+    match parts.uri.path() {
+        "/metrics" if get => {
+            let accepts = parts.headers.get_all(ACCEPT).iter();
+            let open = accepts
+                .filter_map(|value| value.to_str().ok())
+                .any(|value| value.contains("application/openmetrics-text"));
+            metrics(inside, open)
+        }
+        "/livez" if get => match inside.pulse.stuck() {
+            None => text(StatusCode::OK, "ok\n".to_owned()),
+            Some(silent) => {
+                let why = format!("the loop has been silent for {} s\n", silent.as_secs());
+                text(StatusCode::SERVICE_UNAVAILABLE, why)
+            }
+        },
+        "/readyz" if get => {
+            let awaited = inside.pulse.awaited();
+            if inside.pulse.is_ready() {
+                text(StatusCode::OK, "ok\n".to_owned())
+            } else {
+                let why = format!("not yet told of: {}\n", awaited.join(", "));
+                text(StatusCode::SERVICE_UNAVAILABLE, why)
+            }
+        }
+        "/v1/status" if get && private => answers::status(inside).await,
+        "/v1/findings" if get && private => answers::findings(inside).await,
+        "/v1/explain" if get && private => answers::explain(inside, &query).await,
+        "/v1/acknowledge" if parts.method == Method::POST && private => {
+            match Limited::new(body, LARGEST).collect().await {
+                Ok(body) => answers::acknowledge(inside, &body.to_bytes()).await,
+                Err(error) => answers::wrong(&format!("the request cannot be read: {error}")),
+            }
+        }
+        "/" if get => {
+            let paths = if private {
+                "/metrics /livez /readyz /v1/status /v1/findings /v1/explain?address= /v1/acknowledge\n"
+            } else {
+                "/metrics /livez /readyz\n"
+            };
+            text(StatusCode::OK, paths.to_owned())
+        }
+        "/metrics" | "/livez" | "/readyz" => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned())
+        }
+        _ => text(StatusCode::NOT_FOUND, "nothing here: see /\n".to_owned()),
+    }
+}
+
+fn metrics(inside: &Inside, open: bool) -> Response<Full<Bytes>> {
+    inside.health.tick();
+    let (exposition, kind) = if open {
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        (Exposition::OpenMetrics, kind)
+    } else {
+        (Exposition::Text, "text/plain; version=0.0.4; charset=utf-8")
+    };
+    reply(StatusCode::OK, kind, inside.telemetry.expose(exposition))
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    reply(status, "text/plain; charset=utf-8", body)
+}
+
+pub(super) fn reply(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+}

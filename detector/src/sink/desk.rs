@@ -1,0 +1,446 @@
+//! The desk: a thread between the agent's loop and the sinks.
+//!
+//! It takes every finding at once, so that no sink and no disk ever holds the engine up; writes down
+//! what it is about to tell; decides who is told what, by severity, limits, repetition and
+//! acknowledgement; and hands each sink its messages over a bounded queue. What it does not tell it
+//! counts, and says so in a summary.
+
+mod told;
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use detector_core::finding::{Evidence, Finding, FindingKey, State, Witness};
+use detector_core::time::BootTime;
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use self::told::Told;
+use super::book::{Accepted, Book, BookError, Read};
+use super::limit::Limiter;
+use super::outlet::{Confirmed, Delivery, Message, Outlet};
+use super::report::{How, Origin, Report};
+use super::summary::Summary;
+use super::{Ask, In};
+use crate::clock::{self, BootWall};
+use crate::health::Health;
+use crate::telemetry::Telemetry;
+
+/// How soon a state file that could not be written is tried again.
+const REPAIR: Duration = Duration::from_secs(10);
+
+/// How often it looks around although nothing came: for repetitions and acknowledgements that expire.
+const GLANCE: Duration = Duration::from_secs(1);
+
+/// The name of the capability that the state file is.
+const STATE: &str = "state";
+
+/// What the desk is made of.
+pub(super) struct Options {
+    pub(super) origin: Arc<Origin>,
+    pub(super) repeat: Duration,
+    pub(super) state: Option<PathBuf>,
+    /// Findings that were sent here and not begun with.
+    pub(super) backlog: Arc<AtomicUsize>,
+    pub(super) health: Health,
+    pub(super) telemetry: Arc<Telemetry>,
+}
+
+/// The desk's own state.
+pub(super) struct Desk {
+    options: Options,
+    outlets: Vec<(Outlet, Option<Limiter>)>,
+    book: Option<Book>,
+    /// When the state file is tried again, where it could not be written.
+    repair: Option<Instant>,
+    told: Told,
+    boot: BootWall,
+    /// When it last looked for what is to be told again.
+    glanced: Instant,
+}
+
+// === impl Desk ===
+
+impl Desk {
+    /// Reads what an earlier agent has left. Gives the findings that stand by it, for the engine.
+    pub(super) fn open(
+        options: Options,
+        outlets: Vec<(Outlet, Option<Limiter>)>,
+    ) -> (Self, Vec<Finding>) {
+        options.health.expect(STATE);
+        let boot = BootWall::now();
+        let mut desk = Self {
+            options,
+            outlets,
+            book: None,
+            repair: None,
+            told: Told::default(),
+            boot,
+            glanced: Instant::now(),
+        };
+        let mut standing = Vec::new();
+        if let Some(path) = desk.options.state.clone() {
+            match Book::open(&path, &desk.options.origin.node) {
+                Ok((opened, left)) => {
+                    desk.book = Some(opened);
+                    standing = desk.take_over(left);
+                }
+                Err(error) => desk.broke(&error),
+            }
+        }
+        (desk, standing)
+    }
+
+    fn take_over(&mut self, read: Read) -> Vec<Finding> {
+        let Read { kept, earlier_boot, set_aside } = read;
+        if let Some(why) = set_aside {
+            let why = format!("the state file made no sense: {why}");
+            warn!(why, "findings that stand are told anew");
+        }
+        let mut standing = Vec::new();
+        for kept in kept {
+            let mut finding = kept.finding.clone();
+            if earlier_boot.is_none() && finding.state != State::Closed {
+                standing.push(finding.clone());
+            }
+            let boot = earlier_boot.unwrap_or(self.boot);
+            if earlier_boot.is_some() && finding.state != State::Closed {
+                // Whatever the kernel had of it is gone; what is made anew is another diversion.
+                finding.state = State::Closed;
+                finding.ended = Some(finding.at);
+                finding.charge.evidence.push(Evidence {
+                    at: finding.at,
+                    witness: Witness::Kernel,
+                    text: "the node was booted anew since, which took it away".into(),
+                });
+            }
+            let report = Report::new(&self.options.origin, boot, clock::now(), finding);
+            self.told.restore(kept, report);
+        }
+        if !standing.is_empty() {
+            info!(standing = standing.len(), "findings are known that stood before");
+        }
+        standing
+    }
+
+    /// Tells sinks what an earlier agent may not have told them, then works until told to end.
+    pub(super) fn run(mut self, inbox: &Receiver<In>) {
+        self.tell_what_was_not();
+        let patience = loop {
+            let wait = self.next_deadline().unwrap_or(GLANCE).min(GLANCE);
+            match inbox.recv_timeout(wait) {
+                Ok(In::Finding { finding, told, boot }) => {
+                    self.options.backlog.fetch_sub(1, Ordering::Relaxed);
+                    self.take(*finding, told, boot);
+                }
+                Ok(In::Standing { findings, told, boot }) => self.reconcile(findings, told, boot),
+                Ok(In::Confirmed(confirmed)) => self.confirm(&confirmed),
+                Ok(In::Ask(ask)) => self.answer(ask),
+                Ok(In::End(patience)) => break patience,
+                Err(RecvTimeoutError::Disconnected) => break Duration::ZERO,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.look_around();
+        };
+        self.end(inbox, patience);
+    }
+
+    fn take(&mut self, finding: Finding, told: BootTime, boot: BootWall) {
+        self.boot = boot;
+        let report = Report::new(&self.options.origin, boot, told, finding);
+        self.tell(report, &BTreeSet::new());
+    }
+
+    /// Tells a report to whom it concerns: `only` to these sinks, where any are named.
+    fn tell(&mut self, mut report: Report, only: &BTreeSet<Box<str>>) {
+        let now = clock::now();
+        let attacker = report.attacker();
+        let entry = self.told.entry(&report);
+        report.acknowledged = entry.acknowledged();
+        let quiet = entry.is_quiet(&report);
+        let mut to = Vec::new();
+        for (at, (outlet, limiter)) in self.outlets.iter_mut().enumerate() {
+            let knows = entry.told.contains(&outlet.name);
+            let concerns = match report.how {
+                _ if !only.is_empty() => only.contains(&outlet.name),
+                // Whoever was told that it began is told that it is over; of what was held back the
+                // summary tells both.
+                How::Closed if knows => true,
+                How::Repeated => outlet.repeats && report.severity() >= outlet.least && !quiet,
+                _ if outlet.record => true,
+                _ => report.severity() >= outlet.least && !quiet,
+            };
+            if !concerns {
+                continue;
+            }
+            let passes = match limiter {
+                None => true,
+                Some(_) if report.how == How::Closed && knows => true,
+                Some(limiter) => limiter.admits(now, &attacker),
+            };
+            to.push((at, passes));
+        }
+        let awaits = to.iter().map(|(at, _)| self.outlets[*at].0.name.clone()).collect();
+        let told_to = to
+            .iter()
+            .filter(|(_, passes)| *passes)
+            .map(|(at, _)| self.outlets[*at].0.name.clone())
+            .collect();
+        let n = self.told.note(&report, awaits, told_to);
+        // Before anybody is told: who is killed in between has it to tell again.
+        self.write(n);
+        let report = Arc::new(report);
+        for (at, passes) in to {
+            let (outlet, limiter) = &mut self.outlets[at];
+            if passes {
+                let message = Message::Report(Arc::clone(&report));
+                self.hand(at, Delivery { message, numbers: vec![n] });
+            } else if let Some(limiter) = limiter {
+                limiter.hold(n, &report);
+                self.options.telemetry.count_message(&outlet.name, "held_back");
+            }
+        }
+        self.told.forget_if_over(n);
+    }
+
+    /// Hands a message to a sink; one that has no room for it never gets it, and that is counted.
+    fn hand(&mut self, at: usize, delivery: Delivery) {
+        let outlet = &mut self.outlets[at].0;
+        let numbers = delivery.numbers.clone();
+        if let Err(why) = outlet.send(delivery) {
+            let name = outlet.name.clone();
+            self.options.telemetry.count_message(&name, "dropped");
+            self.options.health.degrade(&outlet.capability(), why);
+            self.confirm(&Confirmed { sink: at, numbers });
+        }
+    }
+
+    fn confirm(&mut self, confirmed: &Confirmed) {
+        let name = self.outlets[confirmed.sink].0.name.clone();
+        for n in &confirmed.numbers {
+            self.told.done(*n, &name);
+            if let Some(book) = self.book.as_mut()
+                && let Err(source) = book.done(*n, &name)
+            {
+                self.cannot_write(source);
+            }
+            self.told.forget_if_over(*n);
+        }
+    }
+
+    fn write(&mut self, n: u64) {
+        let Some(kept) = self.told.kept(n) else { return };
+        if let Some(book) = self.book.as_mut()
+            && let Err(source) = book.tell(kept)
+        {
+            self.cannot_write(source);
+        }
+    }
+
+    fn cannot_write(&mut self, source: std::io::Error) {
+        // The last line may be half written: nothing can follow it.
+        self.book = None;
+        if let Some(path) = self.options.state.clone() {
+            self.broke(&BookError::Io { path, source });
+        }
+    }
+
+    fn broke(&mut self, error: &BookError) {
+        self.options.health.degrade(STATE, &error.to_string());
+        self.repair = Some(Instant::now() + REPAIR);
+    }
+
+    /// Opens the state file again and writes all that is known to it.
+    fn repair(&mut self) {
+        let Some(path) = self.options.state.clone() else { return };
+        self.repair = None;
+        let opened = Book::open(&path, &self.options.origin.node);
+        let written = opened.and_then(|(mut book, _)| {
+            let kept = self.told.all();
+            book.rewrite(kept).map_err(|source| BookError::Io { path, source })?;
+            Ok(book)
+        });
+        match written {
+            Ok(book) => {
+                self.book = Some(book);
+                self.options.health.restore(STATE);
+            }
+            Err(error) => self.broke(&error),
+        }
+    }
+
+    fn tell_what_was_not(&mut self) {
+        for (report, awaits) in self.told.to_tell() {
+            let names: BTreeSet<Box<str>> =
+                self.outlets.iter().map(|(outlet, _)| outlet.name.clone()).collect();
+            let mut only: BTreeSet<Box<str>> = awaits.intersection(&names).cloned().collect();
+            let closed = report.finding.state == State::Closed;
+            if !closed {
+                // Who keeps what stands begins with nothing.
+                let keeps = self.outlets.iter().filter(|(outlet, _)| outlet.level);
+                let keeps = keeps.filter(|(outlet, _)| report.severity() >= outlet.least);
+                only.extend(keeps.map(|(outlet, _)| outlet.name.clone()));
+            }
+            let now = clock::now();
+            let report = if closed { report } else { report.repeated(now) };
+            if only.is_empty() {
+                self.told.nobody_waits(&report.finding.key);
+            } else {
+                self.tell(report, &only);
+            }
+        }
+        self.rewrite_if(true);
+    }
+
+    fn look_around(&mut self) {
+        let now = clock::now();
+        for at in 0..self.outlets.len() {
+            let batch = self.outlets[at].1.as_mut().and_then(|limiter| limiter.end_window(now));
+            if let Some(batch) = batch {
+                self.sum_up(at, batch);
+            }
+        }
+        if self.glanced.elapsed() < GLANCE {
+            return;
+        }
+        self.glanced = Instant::now();
+        if self.repair.is_some_and(|due| Instant::now() >= due) {
+            self.repair();
+        }
+        let again = self.told.due(now, self.options.repeat, Timestamp::now());
+        for (report, expired) in again {
+            if expired {
+                self.note_acknowledgement(&report.finding.key, None);
+            }
+            self.tell(report.repeated(now), &BTreeSet::new());
+        }
+        self.rewrite_if(false);
+        for (outlet, _) in &self.outlets {
+            outlet.measure(&self.options.telemetry);
+        }
+    }
+
+    fn sum_up(&mut self, at: usize, batch: super::limit::Batch) {
+        let numbers = batch.numbers.clone();
+        let summary = Summary::new(&self.options.origin, self.boot, batch);
+        self.hand(at, Delivery { message: Message::Summary(Arc::new(summary)), numbers });
+    }
+
+    fn rewrite_if(&mut self, anyway: bool) {
+        let kept = self.told.len();
+        let Some(book) = self.book.as_mut().filter(|book| anyway || book.is_stale(kept)) else {
+            return;
+        };
+        if let Err(source) = book.rewrite(self.told.all()) {
+            self.cannot_write(source);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Duration> {
+        let now = clock::now();
+        let windows = self.outlets.iter().filter_map(|(_, limiter)| limiter.as_ref());
+        windows.filter_map(Limiter::next_deadline).map(|due| due.since(now)).min()
+    }
+
+    /// Takes the whole of what stands, where findings were lost on their way here: tells what was not
+    /// told, and closes what is over.
+    fn reconcile(&mut self, findings: Vec<Finding>, told: BootTime, boot: BootWall) {
+        self.boot = boot;
+        let stand: HashMap<FindingKey, Finding> =
+            findings.into_iter().map(|finding| (finding.key.clone(), finding)).collect();
+        for mut finding in
+            self.told.standing().filter(|f| !stand.contains_key(&f.key)).collect::<Vec<_>>()
+        {
+            finding.state = State::Closed;
+            finding.ended = Some(told);
+            finding.at = told;
+            self.take(finding, told, boot);
+        }
+        for (_, mut finding) in stand {
+            match self.told.says(&finding.key) {
+                Some(known) if known.charge == finding.charge => continue,
+                Some(_) => finding.state = State::Updated,
+                None => finding.state = State::Opened,
+            }
+            self.take(finding, told, boot);
+        }
+        self.options.health.restore(super::DESK);
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Acknowledge { key, by, answer } => {
+                let found = self.told.acknowledge(&key, by.as_ref());
+                let answered = match found {
+                    Some((key, accepted)) => {
+                        self.note_acknowledgement(&key, accepted.as_ref());
+                        Ok(())
+                    }
+                    None => Err(format!(
+                        "no finding with the key \"{key}\" stands: `detector findings` shows those \
+                         that do"
+                    )),
+                };
+                // Who asked may have gone.
+                let _ = answer.send(answered);
+            }
+            Ask::Findings(answer) => {
+                let _ = answer.send(self.told.reports());
+            }
+            Ask::Test(report) => {
+                let report = Arc::new(*report);
+                for at in 0..self.outlets.len() {
+                    let message = Message::Report(Arc::clone(&report));
+                    self.hand(at, Delivery { message, numbers: Vec::new() });
+                }
+            }
+        }
+    }
+
+    fn note_acknowledgement(&mut self, key: &FindingKey, by: Option<&Accepted>) {
+        if let Some(book) = self.book.as_mut()
+            && let Err(source) = book.acknowledge(key, by)
+        {
+            self.cannot_write(source);
+        }
+    }
+
+    /// Tells what is held back, and lets the sinks finish what they have.
+    fn end(mut self, inbox: &Receiver<In>, patience: Duration) {
+        let now = clock::now();
+        for at in 0..self.outlets.len() {
+            let batch = self.outlets[at].1.as_mut().and_then(|limiter| limiter.flush(now));
+            if let Some(batch) = batch {
+                self.sum_up(at, batch);
+            }
+        }
+        let end = Instant::now() + patience;
+        for (outlet, _) in &mut self.outlets {
+            outlet.close();
+        }
+        // Each sink ends its part of the channel when it has sent what it had.
+        while self.outlets.iter().any(|(outlet, _)| !outlet.has_ended()) {
+            let left = end.saturating_duration_since(Instant::now());
+            match inbox.recv_timeout(left.min(Duration::from_millis(20))) {
+                Ok(In::Confirmed(confirmed)) => self.confirm(&confirmed),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => break,
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        while let Ok(message) = inbox.try_recv() {
+            if let In::Confirmed(confirmed) = message {
+                self.confirm(&confirmed);
+            }
+        }
+        for (outlet, _) in &self.outlets {
+            if !outlet.has_ended() {
+                warn!(sink = %outlet.name, "has not taken all that was queued: giving up");
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Servers that findings are posted to, by HTTP or HTTPS.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use http::{Method, Request, Uri};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use thiserror::Error;
+
+use crate::config::outlets::{Address, Remote};
+use crate::text::printable;
+
+/// How long a server may take for one message.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The first pause after a failure, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));
+
+/// So much of what a server answers is read, in bytes: for the log.
+const ANSWER: usize = 64 << 10;
+
+/// Why something was not delivered.
+#[derive(Error, Debug)]
+#[error("{why}")]
+pub(super) struct Failure {
+    /// In one line, without anything secret.
+    pub(super) why: String,
+    /// Whether it may go another time.
+    pub(super) temporary: bool,
+}
+
+/// A server.
+pub(super) struct Server {
+    remote: Remote,
+    /// Behind the address.
+    path: &'static str,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+/// Pauses that get longer with each failure.
+#[derive(Debug)]
+pub(super) struct Backoff(Duration);
+
+// === impl Failure ===
+
+impl Failure {
+    fn temporary(why: impl Into<String>) -> Self {
+        Self { why: why.into(), temporary: true }
+    }
+}
+
+// === impl Backoff ===
+
+impl Backoff {
+    pub(super) fn new() -> Self {
+        Self(PAUSE.0)
+    }
+
+    /// The next pause, a random part shorter, so that agents do not all come at once.
+    pub(super) fn pause(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(PAUSE.1);
+        pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+
+    pub(super) fn reset(&mut self) {
+        *self = Self::new();
+    }
+}
+
+// === impl Server ===
+
+impl Server {
+    /// A server whose address is followed by `path`. Its certificates are read here, its address and
+    /// its token with each message, since those may be replaced at any time.
+    pub(super) fn new(remote: Remote, path: &'static str) -> Result<Self, Failure> {
+        let tls = client_config(remote.ca_file.as_deref()).map_err(Failure::temporary)?;
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_connect_timeout(Some(PATIENCE));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(1)
+            .build(connector);
+        Ok(Self { remote, path, client })
+    }
+
+    /// Posts a message; waits for the answer no longer than for ten seconds.
+    pub(super) async fn post(
+        &self,
+        body: Bytes,
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<(), Failure> {
+        let request = self.request(body, headers)?;
+        let exchange = async {
+            let response = self.client.request(request).await.map_err(|error| {
+                // The address may be a secret, and is not in this.
+                Failure::temporary(format!("it cannot be reached: {}", causes(&error)))
+            })?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER).collect().await;
+            if status.is_success() {
+                return Ok(());
+            }
+            let said = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            let said = printable(String::from_utf8_lossy(&said).trim(), 200);
+            let temporary = status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429);
+            Err(Failure { why: format!("it answers {status}: {said}"), temporary })
+        };
+        tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| {
+            Err(Failure::temporary(format!("it did not answer within {} s", PATIENCE.as_secs())))
+        })
+    }
+
+    fn request(
+        &self,
+        body: Bytes,
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<Request<Full<Bytes>>, Failure> {
+        let url = match &self.remote.at {
+            Address::Url(url) => url.to_string(),
+            Address::File(path) => {
+                let text = secret(path)?;
+                crate::config::value::url(&text)
+                    .map_err(|why| Failure::temporary(format!("{}: {why}", path.display())))?
+                    .into()
+            }
+        };
+        let uri: Uri = format!("{url}{}", self.path)
+            .parse()
+            .map_err(|_| Failure::temporary("its address is no URL"))?;
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(uri)
+            .header(USER_AGENT, concat!("detector/", env!("CARGO_PKG_VERSION")))
+            .header(CONTENT_TYPE, "application/json");
+        if let Some(path) = &self.remote.token_file {
+            let mut token = HeaderValue::from_str(&format!("Bearer {}", secret(path)?))
+                .map_err(|_| Failure::temporary(format!("{}: is no token", path.display())))?;
+            token.set_sensitive(true);
+            request = request.header(AUTHORIZATION, token);
+        }
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        request.body(Full::new(body)).map_err(|error| Failure::temporary(error.to_string()))
+    }
+}
+
+/// What a file with a secret holds, without white space around it.
+pub(super) fn secret(path: &Path) -> Result<String, Failure> {
+    let text = fs::read_to_string(path).map_err(|error| {
+        Failure::temporary(format!("{} cannot be read: {error}", path.display()))
+    })?;
+    Ok(text.trim().to_owned())
+}
+
+/// Whom to believe: the certificates in this file, else those of the system. Where the system has
+/// none, only plain HTTP works, and that is said when it matters.
+fn client_config(ca: Option<&Path>) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = ca {
+        let wrong = |why: &dyn std::fmt::Display| {
+            format!("{} has no certificates that can be used: {why}", path.display())
+        };
+        let text = fs::read(path).map_err(|error: io::Error| wrong(&error))?;
+        for certificate in CertificateDer::pem_slice_iter(&text) {
+            let certificate = certificate.map_err(|error| wrong(&error))?;
+            roots.add(certificate).map_err(|error| wrong(&error))?;
+        }
+        if roots.is_empty() {
+            return Err(wrong(&"there is none in it"));
+        }
+    } else {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}
+
+/// An error and what caused it, in one line.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    printable(&text, 300)
+}
