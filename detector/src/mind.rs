@@ -20,6 +20,9 @@ use crate::telemetry::{Pretence, Side, Source, Telemetry};
 /// The name of the capability that a recording is.
 const RECORDING: &str = "recording";
 
+/// The words for where packets of watched addresses are counted.
+const SIDES: [&str; 2] = ["sent", "reached"];
+
 /// The engine, with whoever listens to what it is told.
 pub(crate) struct Mind {
     engine: Engine,
@@ -40,6 +43,16 @@ impl Mind {
         telemetry: Arc<Telemetry>,
         health: Health,
     ) -> Self {
+        // Shown before anything happens: what is not there cannot be told from what is 0.
+        for source in ["kernel", "cluster", "policy", "packets", "connections", "translations"] {
+            drop(telemetry.observations.get_or_create(&Source::new(source)));
+        }
+        for pretence in ["source", "arp", "neighbour", "router"] {
+            drop(telemetry.pretended.get_or_create(&Pretence::new(pretence)));
+        }
+        for side in SIDES {
+            drop(telemetry.packets.get_or_create(&Side::new(side)));
+        }
         Self { engine: Engine::new(settings), recorder, counted: HashMap::new(), telemetry, health }
     }
 
@@ -158,7 +171,7 @@ impl Mind {
     }
 
     fn count_packets(&mut self, traffic: &Traffic) {
-        for side in ["sent", "reached"] {
+        for side in SIDES {
             let of_side = |count: &&Count| {
                 count.flow.is_none()
                     && matches!(count.side, detector_core::traffic::Side::Sent) == (side == "sent")

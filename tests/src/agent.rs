@@ -45,6 +45,8 @@ impl MemoryFile {
 pub struct Heard {
     /// The finding.
     pub finding: Value,
+    /// The line, as it was written.
+    pub line: String,
     /// When the line was read.
     pub at: BootTime,
 }
@@ -113,7 +115,7 @@ impl Agent {
                 let at = now();
                 let finding = serde_json::from_str(&line)
                     .unwrap_or_else(|_| Value::String(format!("not JSON: {line}")));
-                if tell.send(Heard { finding, at }).is_err() {
+                if tell.send(Heard { finding, line, at }).is_err() {
                     return;
                 }
             }

@@ -18,6 +18,7 @@ pub mod ipam;
 pub mod node;
 pub mod packets;
 pub mod pod;
+pub mod recorded;
 pub mod step;
 pub mod time;
 pub mod words;
@@ -49,6 +50,8 @@ pub struct Scenario {
     pub families: Vec<Family>,
     /// Why it cannot run on a real kernel; only the engine runs it then.
     pub engine_only: Option<String>,
+    /// A recording in `recordings`, which is told to the engine instead of any steps.
+    pub recording: Option<String>,
     /// The name of the node that the agent runs on.
     #[serde(default = "default_node")]
     pub node: String,
@@ -195,6 +198,9 @@ impl Scenario {
         }
         if scenario.ipam == Some(IpamKind::Calico) && scenario.pools.is_empty() {
             bail!("ipam: Calico's gives addresses of `pools` only");
+        }
+        if scenario.recording.is_some() && scenario.engine_only.is_none() {
+            bail!("recording: say `engineOnly`, since its kernel and its cluster are gone");
         }
         Ok(scenario)
     }

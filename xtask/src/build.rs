@@ -52,6 +52,13 @@ pub(crate) fn scenario(files: &[PathBuf]) -> Result<()> {
     run_loud(program("scenario", "debug")?.args(files))
 }
 
+/// Makes a scenario of a recording.
+pub(crate) fn record(recording: &Path, id: &str, name: &[PathBuf]) -> Result<()> {
+    programs(&["scenario"], &[])?;
+    let mut make = program("scenario", "debug")?;
+    run_loud(make.arg("--from-recording").arg(recording).args(["--id", id]).args(name))
+}
+
 /// Tells random stories in the engine alone.
 pub(crate) fn simulate(options: &[String]) -> Result<()> {
     programs(&["simulate"], &["--release"])?;

@@ -37,6 +37,12 @@ enum Task {
     /// Run scenario files in the engine, on the real kernel and with a real API server; print
     /// expected against found.
     Scenario {
+        /// Make a scenario of this recording (`detector run --record`); FILES is its name.
+        #[arg(long, value_name = "FILE")]
+        from_recording: Option<std::path::PathBuf>,
+        /// The row of the catalogue that the new scenario is for, or `twin`.
+        #[arg(long, default_value = "twin", requires = "from_recording")]
+        id: String,
         /// The files; all that come with the project where none is given.
         files: Vec<std::path::PathBuf>,
     },
@@ -118,11 +124,17 @@ fn run(task: Task) -> Result<()> {
     if clustered {
         setup::kubernetes::run()?;
     }
+    if matches!(task, Task::Setup | Task::Test) {
+        setup::observers()?;
+    }
     match task {
         Task::Setup => Ok(()),
         Task::Demo { json } => build::demo(json),
         Task::Test => build::test(),
-        Task::Scenario { files } => build::scenario(&files),
+        Task::Scenario { from_recording, id, files } => match from_recording {
+            Some(recording) => build::record(&recording, &id, &files),
+            None => build::scenario(&files),
+        },
         Task::Simulate { options } => build::simulate(&options),
         Task::Endure { rounds, seed } => build::endure(rounds, seed),
         Task::Fuzz { target, seconds } => fuzz::fuzz(target, seconds),

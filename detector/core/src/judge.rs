@@ -368,6 +368,12 @@ impl Leg<'_> {
     }
 }
 
+/// Which of two charges for one place has the say: the lesser.
+fn precedence(charge: &Charge) -> impl Ord + use<> {
+    let Charge { certainty, severity, table, rule, .. } = charge;
+    (std::cmp::Reverse((*certainty, *severity)), rule.is_some(), *table)
+}
+
 /// Adds a verdict for a place; the worst one stands, and the earliest start.
 fn merge(
     verdicts: &mut BTreeMap<Target, (Verdict, BootTime)>,
@@ -389,9 +395,15 @@ fn merge(
         }
         std::collections::btree_map::Entry::Occupied(mut place) => {
             let (standing, began) = place.get_mut();
+            let mut verdict = verdict;
             if let (Verdict::Charged(charge, _), Verdict::Charged(more, _)) =
-                (&mut *standing, &verdict)
+                (&mut *standing, &mut verdict)
             {
+                // Routes of several tables stand in no order that means anything: which charge has
+                // the say must not depend on it.
+                if precedence(more) < precedence(charge) {
+                    std::mem::swap(charge, more);
+                }
                 charge.severity = charge.severity.max(more.severity);
                 for evidence in &more.evidence {
                     if !charge.evidence.contains(evidence) {

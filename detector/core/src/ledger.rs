@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::facts::fib::Entry;
-use crate::finding::{Certainty, Charge, Finding, FindingKey, State, Subject, Target};
+use crate::finding::{Certainty, Charge, Evidence, Finding, FindingKey, State, Subject, Target};
 use crate::judge::{Doubt, Verdict};
 use crate::time::BootTime;
 
@@ -260,11 +260,15 @@ impl Cases {
         });
         let (status, next) = match (verdict, standing) {
             (Verdict::Charged(charge, review), Some((finding, packets)))
-                if restored
-                    && (is_weaker(&charge, &finding.charge)
-                        || is_same(&charge, &finding.charge)) =>
+                if restored && is_weaker(&charge, &finding.charge) =>
+            {
+                (Status::Standing(finding, packets), review)
+            }
+            (Verdict::Charged(charge, review), Some((mut finding, packets)))
+                if restored && is_same(&charge, &finding.charge) =>
             {
                 restored = !charge.missing.is_empty();
+                take(&mut finding, *charge);
                 (Status::Standing(finding, packets), review)
             }
             (Verdict::Charged(charge, review), Some((mut finding, mut packets))) => {
@@ -347,13 +351,10 @@ fn is_same(charge: &Charge, earlier: &Charge) -> bool {
 }
 
 /// Takes a new charge into a standing finding; true where somebody would want to know.
-fn update(now: BootTime, finding: &mut Finding, told_packets: u64, mut charge: Charge) -> bool {
+fn update(now: BootTime, finding: &mut Finding, told_packets: u64, charge: Charge) -> bool {
     let old = &finding.charge;
-    let known = |new: &crate::finding::Evidence| {
-        old.evidence.iter().any(|e| e.witness == new.witness && e.text == new.text)
-    };
-    let more: Vec<_> = charge.evidence.iter().filter(|e| !known(e)).cloned().collect();
-    let same = more.is_empty()
+    let more = has_news(old, &charge);
+    let same = !more
         && is_same(&charge, old)
         && old.missing.is_empty() == charge.missing.is_empty()
         && !is_worth_telling(told_packets, packets_of(&charge));
@@ -363,11 +364,31 @@ fn update(now: BootTime, finding: &mut Finding, told_packets: u64, mut charge: C
         finding.charge.traffic = charge.traffic;
         return false;
     }
-    charge.evidence.clone_from(&old.evidence);
-    charge.evidence.extend(more);
-    charge.evidence.truncate(EVIDENCE_CAP);
-    finding.charge = charge;
+    take(finding, charge);
     finding.state = State::Updated;
     finding.at = now;
     true
+}
+
+/// Whether a charge has evidence that an earlier one had not.
+fn has_news(earlier: &Charge, charge: &Charge) -> bool {
+    charge.evidence.iter().any(|evidence| !is_known(earlier, evidence))
+}
+
+fn is_known(charge: &Charge, evidence: &Evidence) -> bool {
+    charge.evidence.iter().any(|e| e.witness == evidence.witness && e.text == evidence.text)
+}
+
+/// Takes a new charge over; evidence is only ever added.
+fn take(finding: &mut Finding, mut charge: Charge) {
+    let mut evidence = std::mem::take(&mut finding.charge.evidence);
+    let new = std::mem::take(&mut charge.evidence);
+    for one in new {
+        if !evidence.iter().any(|e| e.witness == one.witness && e.text == one.text) {
+            evidence.push(one);
+        }
+    }
+    evidence.truncate(EVIDENCE_CAP);
+    charge.evidence = evidence;
+    finding.charge = charge;
 }

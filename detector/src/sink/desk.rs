@@ -179,7 +179,8 @@ impl Desk {
             }
             let passes = match limiter {
                 None => true,
-                Some(_) if report.how == How::Closed && knows => true,
+                // The end of what was summed up is summed up.
+                Some(_) if report.how == How::Closed => knows,
                 Some(limiter) => limiter.admits(now, &attacker),
             };
             to.push((at, passes));
@@ -200,7 +201,7 @@ impl Desk {
                 let message = Message::Report(Arc::clone(&report));
                 self.hand(at, Delivery { message, numbers: vec![n] });
             } else if let Some(limiter) = limiter {
-                limiter.hold(n, &report);
+                limiter.hold(now, n, &report);
                 self.options.telemetry.count_message(&outlet.name, "held_back");
             }
         }

@@ -156,7 +156,8 @@ impl Limiter {
     }
 
     /// Notes a message that is held back.
-    pub(super) fn hold(&mut self, number: u64, report: &Report) {
+    pub(super) fn hold(&mut self, now: BootTime, number: u64, report: &Report) {
+        self.began.get_or_insert(now);
         let (attacker, how, severity) = (report.attacker(), report.how, report.severity());
         self.all.add(how);
         self.worst = self.worst.max(Some(severity));

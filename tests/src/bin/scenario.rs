@@ -15,7 +15,7 @@ use detector_tests::scenario::compare::{AllSeen, Shown, differences};
 use detector_tests::scenario::engine::{self, StartOrder};
 use detector_tests::scenario::step::{ApiState, Step};
 use detector_tests::scenario::words::Words;
-use detector_tests::scenario::{Family, Named, all_paths, catalogue, load, node};
+use detector_tests::scenario::{Family, Named, all_paths, catalogue, load, node, recorded};
 
 const NEEDS_ROOT: &str = "the real kernel's rung needs root";
 
@@ -88,6 +88,12 @@ struct Arguments {
     /// How many run at once on the real kernel: they mostly wait.
     #[arg(long, value_name = "NUMBER", default_value_t = 10)]
     jobs: usize,
+    /// Make a scenario of this recording (`detector run --record`); `files` is its name.
+    #[arg(long, value_name = "FILE")]
+    from_recording: Option<PathBuf>,
+    /// The row of the catalogue that the new scenario is for, or `twin`.
+    #[arg(long, value_name = "ID", default_value = "twin")]
+    id: String,
     /// Scenario files.
     files: Vec<PathBuf>,
 }
@@ -96,6 +102,15 @@ fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     if arguments.table {
         print!("{}", catalogue::table(&load(&all_paths()?)?));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(recording) = &arguments.from_recording {
+        let [name] = arguments.files.as_slice() else {
+            bail!("name the new scenario: --from-recording FILE --id E01 NAME");
+        };
+        let made = recorded::make(recording, &name.to_string_lossy(), &arguments.id)?;
+        println!("{}", made.display());
+        println!("docs/scenarios.md wants its row: --table prints the table");
         return Ok(ExitCode::SUCCESS);
     }
     let named = !arguments.files.is_empty();

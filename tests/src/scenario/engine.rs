@@ -20,6 +20,7 @@ use self::world::World;
 use super::cluster::IpamKind;
 use super::compare::{self, AllSeen, Sent, Shown};
 use super::ipam;
+use super::recorded;
 use super::step::{ApiState, Step};
 use super::words::Words;
 
@@ -67,6 +68,9 @@ struct Run<'a> {
 
 /// Runs a scenario; gives what was found.
 pub fn run(words: Words<'_>, order: StartOrder) -> Result<Shown> {
+    if let Some(recording) = &words.scenario.recording {
+        return recorded::run(recording);
+    }
     let mut run = Run {
         words,
         engine: Engine::new(settings(words)),

@@ -164,25 +164,43 @@ impl<'a> Node<'a> {
         route_source: &str,
         more: &Value,
     ) -> Result<Agent> {
+        let mut agent = self.launch_agent(words, route_source, more, &[])?;
+        agent.wait_until_ready()?;
+        Ok(agent)
+    }
+
+    /// Starts the agent with more in its configuration file and on its command line, and waits for
+    /// nothing.
+    pub fn launch_agent(
+        &self,
+        words: Words<'_>,
+        route_source: &str,
+        more: &Value,
+        flags: &[&str],
+    ) -> Result<Agent> {
         let kubeconfig = MemoryFile::new(&self.api.kubeconfig())?;
         let config = MemoryFile::new(&config::configuration(words, more)?)?;
-        let mut agent = Agent::start(
-            &self.namespace,
-            &[
-                "--node-name",
-                &words.scenario.node,
-                "--kubeconfig",
-                &kubeconfig.path(),
-                "--config",
-                &config.path(),
-                "--route-source",
-                route_source,
-                "--output",
-                "json",
-            ],
-        )?;
+        let (kubeconfig_path, config_path) = (kubeconfig.path(), config.path());
+        let mut arguments = vec![
+            "--node-name",
+            &words.scenario.node,
+            "--kubeconfig",
+            &kubeconfig_path,
+            "--config",
+            &config_path,
+            "--route-source",
+            route_source,
+            "--output",
+            "json",
+        ];
+        for (key, flag) in [("listen", "--listen"), ("socket", "--socket"), ("state", "--state")] {
+            if let Some(value) = more[key].as_str() {
+                arguments.extend([flag, value]);
+            }
+        }
+        arguments.extend(flags);
+        let mut agent = Agent::start(&self.namespace, &arguments)?;
         agent.keep([kubeconfig, config]);
-        agent.wait_until_ready()?;
         Ok(agent)
     }
 

@@ -93,7 +93,7 @@ proptest! {
                 told += 1;
                 *in_window.entry(report.attacker()).or_default() += 1;
             } else {
-                limiter.hold(number as u64, &report);
+                limiter.hold(now, number as u64, &report);
                 held.push(number as u64);
             }
             prop_assert!(in_window.values().all(|count| *count <= per_attacker));
@@ -115,7 +115,7 @@ fn a_quiet_attacker_is_heard_beside_a_loud_one() {
     for number in 0..5_000 {
         let report = report(1, number, How::Opened);
         if !limiter.admits(BootTime::ZERO, &report.attacker()) {
-            limiter.hold(u64::from(number), &report);
+            limiter.hold(BootTime::ZERO, u64::from(number), &report);
         }
     }
     assert!(limiter.admits(BootTime::ZERO, "pod default/quiet"));
@@ -124,4 +124,14 @@ fn a_quiet_attacker_is_heard_beside_a_loud_one() {
     assert_eq!(batch.attackers.len(), 1);
     assert_eq!(batch.attackers[0].attacker, "pod default/evil-1");
     assert_eq!(limiter.next_deadline(), None);
+}
+
+#[test]
+fn what_is_held_back_in_silence_is_told_at_the_end_of_a_window_of_its_own() {
+    let limits = Limits { window: Duration::from_mins(1), per_attacker: 10, per_sink: 100 };
+    let mut limiter = Limiter::new(limits);
+    limiter.hold(BootTime::ZERO, 1, &report(1, 1, How::Closed));
+    assert_eq!(limiter.next_deadline(), Some(BootTime::from_millis(60_000)));
+    let batch = limiter.end_window(BootTime::from_millis(60_000)).unwrap();
+    assert_eq!((batch.counts.closed, batch.numbers), (1, vec![1]));
 }
