@@ -135,7 +135,7 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("no SIGINT can be caught")?;
     let telemetry = Arc::new(Telemetry::default());
     let health = Health::new(Arc::clone(&telemetry));
-    let recorder = recorder(&config, args)?;
+    let recorder = recorder(&config, args, &health)?;
     let cluster = if config.api { Some(Cluster::connect(&config).await?) } else { None };
     let client = cluster.as_ref().map(Cluster::client);
     let (sinks, stood) = Sinks::start(&config, client, &health, &telemetry)
@@ -172,6 +172,7 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         counter: sinks.counter(),
         node: config.node.0.clone(),
         started: jiff::Timestamp::now(),
+        socket: Arc::default(),
     };
     let settings = config.settings();
     let mut agent = Agent {
@@ -211,16 +212,15 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
     agent.watch(&mut terminate, &mut interrupt, &mut cluster_says, &mut asked).await?;
     agent.end(cluster_tasks);
     if let Some(socket) = &config.doors.socket {
-        // The next agent would find nobody behind it, and take it away as well.
-        let _ = std::fs::remove_file(socket);
+        doors::close(&inside, socket);
     }
     Ok(())
 }
 
-fn recorder(config: &Config, args: &RunArgs) -> Result<Option<Recorder>> {
+fn recorder(config: &Config, args: &RunArgs, health: &Health) -> Result<Option<Recorder>> {
     let Some(path) = &args.record else { return Ok(None) };
     let origin = Origin { node: config.node.0.clone(), runbooks: config.alerts.runbooks.clone() };
-    Ok(Some(Recorder::create(path, &origin, config.settings())?))
+    Ok(Some(Recorder::create(path, &origin, config.settings(), health.clone())?))
 }
 
 // === impl Agent ===
@@ -251,7 +251,15 @@ impl Agent {
         asked: &mut mpsc::Receiver<Inquiry>,
     ) -> Result<()> {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut kept = Instant::now();
         loop {
+            self.pulse.beat();
+            // What comes first may come without end: whoever floods the node must not keep the agent
+            // from looking after itself.
+            if kept.elapsed() >= 2 * HOUSEKEEPING {
+                kept = Instant::now();
+                self.housekeeping();
+            }
             let deadline = self.mind.next_deadline().map(|at| at.since(clock::now()));
             let wake = tokio::select! {
                 biased;
@@ -304,7 +312,10 @@ impl Agent {
                     self.mind.tick(clock::now());
                     self.listen();
                 }
-                Wake::Housekeeping => self.housekeeping(),
+                Wake::Housekeeping => {
+                    kept = Instant::now();
+                    self.housekeeping();
+                }
             }
         }
     }
@@ -502,7 +513,6 @@ impl Agent {
     }
 
     fn housekeeping(&mut self) {
-        self.pulse.beat();
         self.drain(Wanted::Budget(BUDGET));
         self.own_up();
         self.look_at_packets();
@@ -519,7 +529,6 @@ impl Agent {
             self.sinks.reconcile(standing, clock::now(), self.boot);
         }
         self.show_numbers();
-        self.mind.flush();
         if self.trimmed.elapsed() >= TRIM {
             self.trimmed = Instant::now();
             heap::trim();
@@ -529,7 +538,6 @@ impl Agent {
     /// Writes what is left to write, detaches everything, says what was done.
     fn end(mut self, cluster: Option<Running>) {
         self.drain(Wanted::Until(clock::now()));
-        self.mind.flush();
         let counters = self.kernel.counters();
         let holdings = self.mind.holdings();
         let cluster = cluster.map(|running| running.counters().counts()).unwrap_or_default();

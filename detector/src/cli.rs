@@ -20,7 +20,7 @@ Examples:
   detector acknowledge '10.244.7.9/32 dev cali1' --for 4h --by alice
   detector runbook dnat                               what to do about a finding of this kind
   detector test-alert --config config.yaml            whether alerts arrive where they should
-  detector run --record /tmp/r.jsonl; detector replay /tmp/r.jsonl
+  detector run --record r.jsonl; detector replay r.jsonl
 
 Exit codes: 0 all went well; 1 it failed, or `findings --fail` found some; 2 what was typed is wrong.";
 

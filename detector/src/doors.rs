@@ -7,7 +7,7 @@ mod answers;
 mod serve;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -85,6 +85,8 @@ pub struct Inside {
     pub node: Box<str>,
     /// When the agent was started.
     pub started: jiff::Timestamp,
+    /// The socket that was made, by device and inode.
+    pub socket: Arc<Mutex<Option<(u64, u64)>>>,
 }
 
 /// A channel for inquiries.
@@ -102,6 +104,18 @@ pub fn open(inside: &Inside, listen: Option<SocketAddr>, socket: Option<PathBuf>
     }
     if let Some(socket) = socket {
         drop(tokio::spawn(serve::unix(inside.clone(), socket)));
+    }
+}
+
+/// Takes the socket away that was made at this path; another agent's is left alone.
+pub fn close(inside: &Inside, path: &Path) {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let made = inside.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let there = std::fs::symlink_metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    if made.is_some() && made == there {
+        // Where it cannot be, the next agent does it.
+        let _ = std::fs::remove_file(path);
     }
 }
 

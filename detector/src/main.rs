@@ -3,12 +3,14 @@
 use std::io::{BufReader, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use detector::cli::{Cli, Command, LogFormat, RunArgs};
 use detector::config::{self, ConfigError, Output};
 use detector::{agent, client, recording, runbook, sink};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -117,19 +119,32 @@ fn test_alert(args: &RunArgs) -> ExitCode {
     }
 }
 
+/// How long what still goes on is waited for at the end.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Lines of the log that wait for whoever reads standard error. More are dropped.
+const LOG: usize = 8_192;
+
 fn run(args: &RunArgs) -> ExitCode {
     let config = match config::load(args) {
         Ok(config) => config,
         Err(error) => return complain(&error.to_string(), ConfigError::EXIT_CODE),
     };
-    init_log(args);
+    // What the agent makes names pods and addresses: nobody else's to read.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let _log = init_log(args);
     keep_to_one_arena();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("no threads for the agent: raise the limit of processes");
-    let ended = runtime.and_then(|runtime| runtime.block_on(agent::run(config, args)));
+    let ended = runtime.and_then(|runtime| {
+        let ended = runtime.block_on(agent::run(config, args));
+        // A look-up of a name, say, cannot be broken off.
+        runtime.shutdown_timeout(FAREWELL);
+        ended
+    });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&format!("{error:#}"), 1),
@@ -155,19 +170,26 @@ fn complain(line: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// The agent's own log, on stderr. Of other libraries only what they warn of: they log requests,
-/// and so what is in them.
-fn init_log(args: &RunArgs) {
+/// The agent's own log, on stderr, by a thread of its own: nobody who reads it slowly may hold the agent
+/// up. Of other libraries only what they warn of: they log requests, and so what is in them. What is
+/// queued is written when the guard is dropped.
+fn init_log(args: &RunArgs) -> WorkerGuard {
     let level = LevelFilter::from_level(args.log_level.into());
     let filter =
         Targets::new().with_target("detector", level).with_default(level.min(LevelFilter::WARN));
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(LOG)
+        .lossy(true)
+        .thread_name("log")
+        .finish(std::io::stderr());
     let layer = match args.log_format {
         LogFormat::Text => fmt::layer()
-            .with_writer(std::io::stderr)
+            .with_writer(writer)
             .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
             .with_target(false)
             .boxed(),
-        LogFormat::Json => fmt::layer().with_writer(std::io::stderr).json().boxed(),
+        LogFormat::Json => fmt::layer().with_writer(writer).json().boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+    guard
 }

@@ -11,14 +11,12 @@ use detector_core::observation::{Observation, What};
 use detector_core::settings::Settings;
 use detector_core::time::BootTime;
 use detector_core::traffic::{Count, Traffic};
+use tracing::warn;
 
 use crate::clock::BootWall;
 use crate::health::Health;
-use crate::recording::Recorder;
+use crate::recording::{RECORDING, Recorder};
 use crate::telemetry::{Pretence, Side, Source, Telemetry};
-
-/// The name of the capability that a recording is.
-const RECORDING: &str = "recording";
 
 /// The words for where packets of watched addresses are counted.
 const SIDES: [&str; 2] = ["sent", "reached"];
@@ -80,11 +78,6 @@ impl Mind {
         self.record(|recorder| recorder.told(told, boot));
     }
 
-    /// Writes out what was recorded so far.
-    pub(crate) fn flush(&mut self) {
-        self.record(Recorder::flush);
-    }
-
     /// When [`Self::tick`] is next of use.
     pub(crate) fn next_deadline(&self) -> Option<BootTime> {
         self.engine.next_deadline()
@@ -95,7 +88,9 @@ impl Mind {
         let output = self.engine.poll();
         if let Some(Output::Watch(address) | Output::Unwatch(address)) = output {
             // They are counted from zero when it is watched again.
-            self.counted.retain(|(counted, _), _| *counted != address);
+            for side in SIDES {
+                self.counted.remove(&(address, side));
+            }
         }
         output
     }
@@ -120,13 +115,17 @@ impl Mind {
         self.engine.explain(now, address)
     }
 
-    fn record(&mut self, write: impl FnOnce(&mut Recorder) -> std::io::Result<()>) {
-        let Some(recorder) = &mut self.recorder else { return };
-        if let Err(error) = write(recorder) {
+    fn record(&mut self, write: impl FnOnce(&Recorder) -> Result<(), &'static str>) {
+        let Some(recorder) = &self.recorder else { return };
+        if let Err(why) = write(recorder) {
             // What is missing in the middle cannot be replayed.
-            let why = format!("the recording cannot be written and ends here: {error}");
-            self.health.degrade(RECORDING, &why);
-            self.recorder = None;
+            let why = format!("the recording ends here: {why}");
+            if self.health.mark(RECORDING, &why) {
+                warn!(why, "degraded");
+            }
+            if let Some(recorder) = self.recorder.take() {
+                recorder.abandon();
+            }
         }
     }
 

@@ -5,11 +5,13 @@
 //! A recording is lines of JSON. It names pods and addresses of the cluster, as findings do.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufWriter, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
 
 use detector_core::engine::{Engine, Output};
 use detector_core::finding::Finding;
@@ -20,10 +22,17 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::clock::BootWall;
+use crate::health::Health;
 use crate::sink::{Origin, Report};
 
 /// The name and version of a recording's shape.
 pub const SCHEMA: &str = "detector.recording/v1";
+
+/// The name of the capability that a recording is.
+pub(crate) const RECORDING: &str = "recording";
+
+/// Lines that wait for the disk: what half a million changes of routes a second bring in a tenth of one.
+const QUEUE: usize = 65_536;
 
 /// Why there is no recording, or why it cannot be replayed.
 #[derive(Error, Debug)]
@@ -102,9 +111,10 @@ pub enum Line {
     Told(BootTime, BootWall),
 }
 
-/// Writes a recording.
+/// Writes a recording, by a thread of its own: a slow disk ends the recording, and delays nobody.
 pub struct Recorder {
-    file: BufWriter<File>,
+    lines: Option<SyncSender<Vec<u8>>>,
+    writer: Option<JoinHandle<()>>,
 }
 
 /// What a replay came to.
@@ -123,17 +133,23 @@ pub struct Replayed {
 // === impl Recorder ===
 
 impl Recorder {
-    /// Begins a recording; what the file held before is gone.
+    /// Begins a recording. One that is there already is kept under the same name with `.old`.
     pub fn create(
         path: &Path,
         origin: &Origin,
         settings: Settings,
+        health: Health,
     ) -> Result<Self, RecordingError> {
         let wrong = |source| RecordingError::Io { path: path.into(), source };
-        let mut options = OpenOptions::new();
-        // It names pods and addresses: nobody else's to read.
-        let file = options.create(true).truncate(true).write(true).mode(0o600).open(path);
-        let mut recorder = Self { file: BufWriter::with_capacity(1 << 20, file.map_err(wrong)?) };
+        let mut old = path.as_os_str().to_owned();
+        old.push(".old");
+        match fs::rename(path, &old) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(wrong(error)),
+            _ => {}
+        }
+        // It names pods and addresses: nobody else's to read, and nowhere that another has put here.
+        let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
+        let mut file = BufWriter::with_capacity(1 << 20, file.map_err(wrong)?);
         let header = Header {
             schema: SCHEMA.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -141,35 +157,82 @@ impl Recorder {
             runbooks: origin.runbooks.clone(),
             settings,
         };
-        recorder.write(&Written::Recording(&header)).map_err(wrong)?;
-        recorder.flush().map_err(wrong)?;
-        Ok(recorder)
+        file.write_all(&line(&Written::Recording(&header)).map_err(wrong)?).map_err(wrong)?;
+        file.flush().map_err(wrong)?;
+        let (lines, queue) = sync_channel(QUEUE);
+        let writer = std::thread::Builder::new()
+            .name("recorder".to_owned())
+            .spawn(move || {
+                if let Err(error) = write_all(file, &queue) {
+                    let why = format!("the recording cannot be written and ends here: {error}");
+                    health.degrade(RECORDING, &why);
+                }
+            })
+            .map_err(wrong)?;
+        Ok(Self { lines: Some(lines), writer: Some(writer) })
     }
 
-    pub(crate) fn restore(&mut self, now: BootTime, findings: &[Finding]) -> io::Result<()> {
+    pub(crate) fn restore(&self, now: BootTime, findings: &[Finding]) -> Result<(), &'static str> {
         self.write(&Written::Restore(now, findings))
     }
 
-    pub(crate) fn observe(&mut self, now: BootTime, observation: &Observation) -> io::Result<()> {
+    pub(crate) fn observe(
+        &self,
+        now: BootTime,
+        observation: &Observation,
+    ) -> Result<(), &'static str> {
         self.write(&Written::Observe(now, observation))
     }
 
-    pub(crate) fn tick(&mut self, now: BootTime) -> io::Result<()> {
+    pub(crate) fn tick(&self, now: BootTime) -> Result<(), &'static str> {
         self.write(&Written::Tick(now))
     }
 
-    pub(crate) fn told(&mut self, told: BootTime, boot: BootWall) -> io::Result<()> {
+    pub(crate) fn told(&self, told: BootTime, boot: BootWall) -> Result<(), &'static str> {
         self.write(&Written::Told(told, boot))
     }
 
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+    /// Ends it without waiting for the disk.
+    pub(crate) fn abandon(mut self) {
+        self.writer = None;
     }
 
-    fn write(&mut self, line: &Written<'_>) -> io::Result<()> {
-        serde_json::to_writer(&mut self.file, line)?;
-        self.file.write_all(b"\n")
+    fn write(&self, written: &Written<'_>) -> Result<(), &'static str> {
+        let line = line(written).map_err(|_| "a word cannot be written down")?;
+        let lines = self.lines.as_ref().ok_or("it has ended")?;
+        lines.try_send(line).map_err(|error| match error {
+            TrySendError::Full(_) => "the disk is too slow for it",
+            TrySendError::Disconnected(_) => "its file cannot be written",
+        })
     }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.lines = None;
+        if let Some(writer) = self.writer.take() {
+            // It writes what is queued; where it has failed it has said so.
+            let _ = writer.join();
+        }
+    }
+}
+
+fn line(written: &Written<'_>) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(written)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Writes lines as they come; out to the file whenever there are no more.
+fn write_all(mut file: BufWriter<File>, queue: &Receiver<Vec<u8>>) -> io::Result<()> {
+    while let Ok(line) = queue.recv() {
+        file.write_all(&line)?;
+        while let Ok(line) = queue.try_recv() {
+            file.write_all(&line)?;
+        }
+        file.flush()?;
+    }
+    file.flush()
 }
 
 /// Reads the lines of a recording; an unfinished last one is left out.

@@ -23,8 +23,7 @@ mod webhook;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::time::Duration;
 
 use detector_core::finding::{Finding, Severity};
@@ -44,8 +43,9 @@ use crate::config::Config;
 use crate::health::Health;
 use crate::telemetry::Telemetry;
 
-/// Findings that wait for the desk. It is never slow, unless the disk with the state file is.
-const BACKLOG: usize = 65_536;
+/// Findings that wait for the desk. It is never slow, unless the disk with the state file is; what
+/// there is no room for it learns when it goes on.
+const BACKLOG: usize = 8_192;
 
 /// Messages that wait for standard output. One is some 2 KiB.
 const STDOUT: usize = 4_096;
@@ -55,6 +55,9 @@ const QUEUE: usize = 1_024;
 
 /// The name of the capability that telling in time is.
 const DESK: &str = "desk";
+
+/// Messages that wait for a sink that keeps what stands: it takes them at once, and has to have all.
+const LEVEL: usize = 65_536;
 
 /// How long the sinks may take for what is still queued when the agent ends.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -94,7 +97,8 @@ pub struct Sinks {
     backlog: Arc<AtomicUsize>,
     /// Whether findings were lost since all that stands was told last.
     lost: bool,
-    thread: Option<JoinHandle<()>>,
+    /// Tells when the desk has ended.
+    ended: Receiver<()>,
     telemetry: Arc<Telemetry>,
     health: Health,
     told: u64,
@@ -151,14 +155,20 @@ impl Sinks {
             telemetry: Arc::clone(telemetry),
         };
         let backlog = Arc::clone(&options.backlog);
+        health.expect(DESK);
+        telemetry.expect_sink(DESK);
         let (desk, standing) = Desk::open(options, making.outlets);
-        let thread =
-            std::thread::Builder::new().name("desk".to_owned()).spawn(move || desk.run(&inbox))?;
+        let (end, ended) = sync_channel(1);
+        spawn("desk", move || {
+            desk.run(&inbox);
+            // Nobody listens any more where the agent did not wait.
+            let _ = end.send(());
+        })?;
         let sinks = Self {
             to,
             backlog,
             lost: false,
-            thread: Some(thread),
+            ended,
             telemetry: Arc::clone(telemetry),
             health: health.clone(),
             told: 0,
@@ -207,10 +217,17 @@ impl Sinks {
         self.end_within(FAREWELL);
     }
 
-    fn end_within(mut self, patience: Duration) {
+    fn end_within(self, patience: Duration) {
         self.send(In::End(patience));
-        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
-            warn!("the desk has failed: some findings were not told");
+        // It may hang in a disk that does: nobody waits for it longer than for the sinks.
+        match self.ended.recv_timeout(patience + FAREWELL) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                warn!("the desk has failed: some findings were not told");
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                warn!("findings cannot be written down: giving up, some were not told");
+            }
         }
     }
 
@@ -270,14 +287,15 @@ impl Making<'_> {
             let inlet = self.pipe(manner("events"), QUEUE, Some(self.limits()));
             match client {
                 Some(client) => drop(tokio::spawn(events::run(inlet, client))),
-                None => self.health.degrade("sink:events", "no API server is asked (--no-api)"),
+                None => drop(tokio::spawn(refuse(inlet, "no API server is asked (--no-api)"))),
             }
         }
-        for remote in &config.outlets.alertmanagers {
-            let least = remote.least;
-            let manner = Manner { least, repeats: false, level: true, ..manner(&remote.name) };
-            let inlet = self.pipe(manner, QUEUE, Some(self.limits()));
-            drop(tokio::spawn(alertmanager::run(inlet, remote.clone())));
+        for alertmanager in &config.outlets.alertmanagers {
+            let (name, least) = (&alertmanager.remote.name, alertmanager.remote.least);
+            let manner = Manner { least, repeats: false, level: true, ..manner(name) };
+            // Alertmanager groups by itself, and what it is not told to stand does not.
+            let inlet = self.pipe(manner, LEVEL, None);
+            drop(tokio::spawn(alertmanager::run(inlet, alertmanager.clone())));
         }
         for webhook in &config.outlets.webhooks {
             let manner = Manner { least: webhook.remote.least, ..manner(&webhook.remote.name) };
@@ -302,6 +320,13 @@ impl Making<'_> {
             per_attacker: alerts.per_attacker,
             per_sink: alerts.per_sink,
         }
+    }
+}
+
+/// A sink that cannot take anything, for this reason.
+async fn refuse(mut inlet: Inlet, why: &'static str) {
+    while let Some(delivery) = inlet.next().await {
+        inlet.failed(1, why, delivery.numbers);
     }
 }
 

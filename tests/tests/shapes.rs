@@ -22,8 +22,10 @@ fn schema(name: &str) -> Validator {
 
 #[track_caller]
 fn holds(schema: &Validator, value: &Value) {
-    let wrong: Vec<String> =
-        schema.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    let wrong: Vec<String> = schema
+        .iter_errors(value)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
     assert!(wrong.is_empty(), "{wrong:#?} in {value:#}");
 }
 

@@ -1,6 +1,6 @@
 //! The engine: one call for everything that it is told, one for the time, one for what it says.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -457,6 +457,10 @@ impl Engine {
     fn blind(&mut self, now: BootTime, at: BootTime, sense: Sense, why: Option<Box<str>>) {
         // Of the allow-list's part in the cluster nothing else tells that it was read.
         let first = sense == Sense::Allowances && why.is_none() && self.facts.synced.insert(sense);
+        if sense == Sense::Connections && why.is_none() {
+            // All that are there were read.
+            self.facts.synced.insert(sense);
+        }
         match why {
             Some(why) => {
                 self.facts.blind.insert(sense, why);
@@ -504,9 +508,6 @@ impl Engine {
     }
 
     fn judge(&mut self, now: BootTime, at: BootTime, subject: &Subject) {
-        if self.restoring.holds(subject) {
-            return;
-        }
         let live = judge(&self.facts, now, subject, None);
         let gone = match self.ledger.gone(subject) {
             Some(remembered) => judge(&self.facts, now, subject, Some(remembered)),
@@ -520,7 +521,8 @@ impl Engine {
         for question in live.asks.union(&gone.asks) {
             self.ask(now, *question);
         }
-        let verdicts = Verdicts { live: live.verdicts, gone: gone.verdicts };
+        let blinded = self.blinded(subject);
+        let verdicts = Verdicts { live: live.verdicts, gone: gone.verdicts, blinded };
         let cap = self.facts.settings.waiting_cap;
         let overflowed = self.ledger.overflowed;
         let mut told = Vec::new();
@@ -599,7 +601,7 @@ impl Engine {
 
     /// Looks at what could not be waited for before, as far as there is room now.
     fn sweep(&mut self, now: BootTime) {
-        let mut unknown: HashSet<Subject> = HashSet::new();
+        let mut unknown: BTreeSet<Subject> = BTreeSet::new();
         let of_pods = self.facts.pods.iter().flat_map(LocalPod::claims);
         let claims = of_pods.chain(self.facts.services.claims()).map(Subject::Claim);
         unknown.extend(claims.filter(|subject| !self.ledger.knows(subject)));

@@ -102,6 +102,11 @@ pub enum Fate {
     },
     /// No watched route takes it: a wider route by an uplink does, or none.
     Unwatched,
+    /// A rule comes first of which only the kernel knows which packets it is for, or what it does.
+    Unknown {
+        /// The rule.
+        rule: usize,
+    },
 }
 
 /// A translation of the address.
@@ -175,7 +180,7 @@ pub(crate) fn explain(facts: &Facts, now: BootTime, address: IpAddr) -> Explanat
     let fate = fate(&rules, &entries);
     let winner = match fate {
         Fate::Route { route, .. } => Some(route),
-        Fate::Dropped { .. } | Fate::Unwatched => None,
+        Fate::Dropped { .. } | Fate::Unwatched | Fate::Unknown { .. } => None,
     };
     let routes = entries.iter().enumerate().map(|(at, entry)| RouteView {
         route: entry.route.clone(),
@@ -209,29 +214,36 @@ fn fate(rules: &[Rule], entries: &[&Entry]) -> Fate {
             .find_map(|table| best(entries, table));
         return found.map_or(Fate::Unwatched, |route| Fate::Route { route, rule: None });
     }
-    for (at, rule) in rules.iter().enumerate().filter(|(_, rule)| is_for_own_packets(rule)) {
+    for (at, rule) in rules.iter().enumerate().filter(|(_, rule)| may_be_for_own_packets(rule)) {
+        let certain = rule.narrowed == 0;
         match rule.action {
             RuleAction::Lookup(table) => {
                 let route = best(entries, table);
                 // A throw route goes on with the next rule.
                 let route = route.filter(|at| entries[*at].route.kind != RouteKind::Throw);
-                if let Some(route) = route {
-                    return Fate::Route { route, rule: Some(at) };
+                match route {
+                    Some(_) if !certain => return Fate::Unknown { rule: at },
+                    Some(route) => return Fate::Route { route, rule: Some(at) },
+                    None => {}
                 }
             }
-            RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit => {
+            RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit if certain => {
                 return Fate::Dropped { rule: at };
             }
-            RuleAction::LookupVrf | RuleAction::Other(_) => {}
+            // The VRF's table is looked up for packets of its interfaces only.
+            RuleAction::LookupVrf => {}
+            RuleAction::Blackhole
+            | RuleAction::Unreachable
+            | RuleAction::Prohibit
+            | RuleAction::Other(_) => return Fate::Unknown { rule: at },
         }
     }
     Fate::Unwatched
 }
 
-/// Whether a rule matches packets of the node's own, whatever application sends them.
-fn is_for_own_packets(rule: &Rule) -> bool {
-    rule.mark == 0
-        && rule.narrowed == 0
+/// Whether a rule may match packets of the node's own, whatever application sends them.
+fn may_be_for_own_packets(rule: &Rule) -> bool {
+    (rule.mark == 0 || rule.narrowed != 0)
         && rule.from.is_none_or(|from| from.address().is_unspecified())
 }
 

@@ -4,7 +4,7 @@
 //! A diversion that is over before it could be judged stays here until it is, so that an attack of
 //! a few milliseconds is found all the same.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::facts::fib::Entry;
 use crate::finding::{Certainty, Charge, Evidence, Finding, FindingKey, State, Subject, Target};
@@ -54,10 +54,23 @@ enum Status {
     Standing(Box<Finding>, u64),
 }
 
+/// What of a finding that was told in an earlier life cannot be judged now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Blinded {
+    /// Nothing of it: all that it rests on is in sight.
+    Not,
+    /// Whose the address is. What leads to these places stands; what does not is over.
+    Cluster(BTreeSet<Target>),
+    /// Anything.
+    Whole,
+}
+
 /// Verdicts on one subject, for routes that stand and for those that are gone.
 pub(crate) struct Verdicts {
     pub(crate) live: BTreeMap<Target, (Verdict, BootTime)>,
     pub(crate) gone: BTreeMap<Target, (Verdict, BootTime)>,
+    /// What restored findings are spared.
+    pub(crate) blinded: Blinded,
 }
 
 impl Ledger {
@@ -104,6 +117,17 @@ impl Ledger {
         self.cases.contains_key(subject)
     }
 
+    /// Whether a finding about the subject was told in an earlier life and not judged in this one.
+    pub(crate) fn has_restored(&self, subject: &Subject) -> bool {
+        let restored = |cases: &Cases| cases.targets.values().any(|case| case.restored);
+        self.cases.get(subject).is_some_and(restored)
+    }
+
+    /// The places that a subject's cases are about.
+    pub(crate) fn targets(&self, subject: &Subject) -> impl Iterator<Item = &Target> {
+        self.cases.get(subject).into_iter().flat_map(|cases| cases.targets.keys())
+    }
+
     /// Takes a finding over that was told in an earlier life of the agent.
     pub(crate) fn restore(&mut self, finding: Finding) {
         let FindingKey { subject, target } = finding.key.clone();
@@ -148,7 +172,7 @@ impl Ledger {
         if verdicts.live.is_empty() && !self.cases.contains_key(subject) {
             return None;
         }
-        let Verdicts { live, gone } = verdicts;
+        let Verdicts { live, gone, blinded } = verdicts;
         let mut cases = self.cases.remove(subject).unwrap_or_default();
         let (mut old_waiting, mut old_standing) = (0, 0);
         cases.count(&mut old_waiting, &mut old_standing);
@@ -158,11 +182,18 @@ impl Ledger {
         let absent: Vec<Target> =
             cases.targets.keys().filter(|target| !live.contains_key(target)).cloned().collect();
         for target in absent {
+            if cases.is_spared(&target, &blinded) {
+                continue;
+            }
             let ended = cases.ended;
             cases.over(now, at, ended, subject, &target, gone.get(&target), told);
         }
         for (target, (verdict, began)) in live {
             let full = self.waiting >= cap;
+            if blinded != Blinded::Not && cases.is_restored(&target) {
+                cases.spare(&target, &verdict);
+                continue;
+            }
             if !cases.judged(now, subject, target, verdict, began, full, told) {
                 self.overflowed += 1;
             }
@@ -181,6 +212,31 @@ impl Ledger {
 }
 
 impl Cases {
+    fn is_restored(&self, target: &Target) -> bool {
+        self.targets.get(target).is_some_and(|case| case.restored)
+    }
+
+    /// Whether the finding must not be closed although nothing is known to lead there.
+    fn is_spared(&self, target: &Target, blinded: &Blinded) -> bool {
+        self.is_restored(target)
+            && match blinded {
+                Blinded::Not => false,
+                Blinded::Cluster(standing) => standing.contains(target),
+                Blinded::Whole => true,
+            }
+    }
+
+    /// Leaves a finding as it is; when to look again follows from the verdict.
+    fn spare(&mut self, target: &Target, verdict: &Verdict) {
+        if let Some(case) = self.targets.get_mut(target) {
+            case.next = match verdict {
+                Verdict::Charged(_, review) | Verdict::Entitled(review) => *review,
+                Verdict::Doubt(doubt) => doubt.until,
+                Verdict::Irrelevant => None,
+            };
+        }
+    }
+
     fn waits(&self, target: &Target) -> bool {
         self.targets.get(target).is_some_and(|case| matches!(case.status, Status::Waiting))
     }
@@ -372,7 +428,9 @@ fn update(now: BootTime, finding: &mut Finding, told_packets: u64, charge: Charg
 
 /// Whether a charge has evidence that an earlier one had not.
 fn has_news(earlier: &Charge, charge: &Charge) -> bool {
-    charge.evidence.iter().any(|evidence| !is_known(earlier, evidence))
+    // What there is no room for would be news for ever.
+    earlier.evidence.len() < EVIDENCE_CAP
+        && charge.evidence.iter().any(|evidence| !is_known(earlier, evidence))
 }
 
 fn is_known(charge: &Charge, evidence: &Evidence) -> bool {

@@ -115,6 +115,34 @@ proptest! {
         for key in keys(&again).difference(&known) {
             prop_assert_eq!(count(key, State::Opened), 1, "{} is not told of", key);
         }
+
+        // With an API server that says nothing, what stands is not closed, and not opened again when
+        // the server is back.
+        let mut blind = Harness::new(cluster.clone());
+        blind.now = earlier.now;
+        blind.engine.restore(blind.now, stood);
+        for sense in [Sense::Pods, Sense::Nodes, Sense::Services, Sense::Feature, Sense::Pools] {
+            blind.observe(What::Blind(sense, Some("the API server is down".into())));
+        }
+        blind.snapshot(&kernel);
+        blind.settle();
+        let stand = keys(&fresh);
+        for finding in &blind.findings {
+            let key = finding.key.to_string();
+            prop_assert!(
+                !(known.contains(&key) && stand.contains(&key)),
+                "{} is {:?} by an agent that sees nothing", key, finding.state
+            );
+        }
+        for sense in [Sense::Pods, Sense::Nodes, Sense::Services, Sense::Feature, Sense::Pools] {
+            blind.observe(What::Blind(sense, None));
+        }
+        blind.observe_all(words(&cluster, &order));
+        blind.settle();
+        prop_assert_eq!(keys(&blind), stand);
+        for finding in blind.findings.iter().filter(|finding| finding.state == State::Opened) {
+            prop_assert!(!known.contains(&finding.key.to_string()), "{} is opened again", finding.key);
+        }
     }
 }
 

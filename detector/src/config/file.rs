@@ -117,7 +117,7 @@ pub struct Sinks {
     /// `sinks.events`: Kubernetes Events.
     pub events: Events,
     /// `sinks.alertmanagers`: Alertmanagers, by their API v2.
-    pub alertmanagers: Vec<Remote>,
+    pub alertmanagers: Vec<Alertmanager>,
     /// `sinks.webhooks`: other servers.
     pub webhooks: Vec<Webhook>,
 }
@@ -143,7 +143,7 @@ pub struct Events {
 /// An entry of `sinks.alertmanagers`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Remote {
+pub struct Alertmanager {
     /// `name`: by which metrics and logs call it.
     pub name: Typed<String>,
     /// `url`: where it is, without `/api/v2/alerts`.
@@ -156,6 +156,9 @@ pub struct Remote {
     pub token_file: Option<Typed<String>>,
     /// `leastSeverity`: what is less severe is not sent. Default: `low`.
     pub least_severity: Option<Typed<String>>,
+    /// `lingers`: how long an alert is kept standing at least: longer than Alertmanager's
+    /// `group_wait`, or what was over before is told to nobody. Default: `1m`.
+    pub lingers: Option<Typed<String>>,
 }
 
 /// An entry of `sinks.webhooks`.

@@ -46,7 +46,7 @@ pub struct Outlets {
     /// Whether Kubernetes Events are written.
     pub events: bool,
     /// Alertmanagers.
-    pub alertmanagers: Vec<Remote>,
+    pub alertmanagers: Vec<Alertmanager>,
     /// Webhooks.
     pub webhooks: Vec<Webhook>,
 }
@@ -73,6 +73,15 @@ pub enum Address {
     Url(Box<str>),
     /// The file that holds it.
     File(PathBuf),
+}
+
+/// An Alertmanager.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Alertmanager {
+    /// The server.
+    pub remote: Remote,
+    /// How long an alert is kept standing at least: longer than `group_wait`.
+    pub lingers: Duration,
 }
 
 /// A webhook.
@@ -110,6 +119,7 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 
 const REPEAT: (Duration, Duration) = (Duration::ZERO, Duration::from_hours(24 * 7));
 const WINDOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(1));
+const LINGERS: (Duration, Duration) = (Duration::ZERO, Duration::from_hours(1));
 const LIMIT: (u32, u32) = (1, 100_000);
 /// So many remote sinks are more than anybody has.
 const MOST_REMOTES: usize = 32;
@@ -161,7 +171,7 @@ impl Alerts {
         };
         let runbooks = runbooks
             .as_ref()
-            .map(|url| at("alerts.runbooks").parse(url, value::url))
+            .map(|url| at("alerts.runbooks").parse(url, value::base_url))
             .transpose()?;
         Ok(Self {
             repeat: parse_duration(
@@ -215,8 +225,15 @@ impl Outlets {
         };
         for entry in alertmanagers {
             let name = taken("sinks.alertmanagers.name", &entry.name)?;
-            let file::Remote { name: _, url, url_file, ca_file, token_file, least_severity } =
-                entry;
+            let file::Alertmanager {
+                name: _,
+                url,
+                url_file,
+                ca_file,
+                token_file,
+                least_severity,
+                lingers,
+            } = entry;
             let server = Server {
                 url: url.as_ref(),
                 url_file: url_file.as_ref(),
@@ -224,12 +241,12 @@ impl Outlets {
                 token_file: token_file.as_ref(),
                 least_severity: least_severity.as_ref(),
             };
-            all.alertmanagers.push(server.resolve(
-                file,
-                "sinks.alertmanagers",
-                name,
-                &entry.name,
-            )?);
+            let key = "sinks.alertmanagers.lingers";
+            let usual = Duration::from_mins(1);
+            all.alertmanagers.push(Alertmanager {
+                remote: server.resolve(file, "sinks.alertmanagers", name, &entry.name)?,
+                lingers: parse_duration(file, key, lingers.as_ref(), LINGERS, usual)?,
+            });
         }
         for entry in webhooks {
             let name = taken("sinks.webhooks.name", &entry.name)?;

@@ -97,6 +97,8 @@ struct Remote<'a> {
     token_file: Option<String>,
     least_severity: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    lingers: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     format: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     secret_file: Option<String>,
@@ -181,7 +183,7 @@ impl Config {
                     socket: journald.as_deref().map(shown),
                 },
                 events: Events { enabled: *events },
-                alertmanagers: alertmanagers.iter().map(shown_remote).collect(),
+                alertmanagers: alertmanagers.iter().map(shown_alertmanager).collect(),
                 webhooks: webhooks.iter().map(shown_webhook).collect(),
             },
             floating_ips: FloatingIps {
@@ -209,9 +211,15 @@ fn shown_remote(remote: &outlets::Remote) -> Remote<'_> {
         ca_file: ca_file.as_deref().map(shown),
         token_file: token_file.as_deref().map(shown),
         least_severity: least.as_str(),
+        lingers: None,
         format: None,
         secret_file: None,
     }
+}
+
+fn shown_alertmanager(alertmanager: &outlets::Alertmanager) -> Remote<'_> {
+    let outlets::Alertmanager { remote, lingers } = alertmanager;
+    Remote { lingers: Some(shown_duration(*lingers)), ..shown_remote(remote) }
 }
 
 fn shown_webhook(webhook: &outlets::Webhook) -> Remote<'_> {

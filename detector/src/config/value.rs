@@ -221,11 +221,20 @@ pub(crate) fn url(text: &str) -> Result<Box<str>, String> {
             && uri.authority().is_some_and(|at| !at.host().is_empty() && !at.as_str().contains('@'))
     });
     if good {
-        return Ok(text.trim_end_matches('/').into());
+        return Ok(text.into());
     }
     // What was typed may be a secret.
     Err("is no URL that can be used: write http:// or https:// with a host and no user in it"
         .into())
+}
+
+/// The URL that others begin with.
+pub(super) fn base_url(text: &str) -> Result<Box<str>, String> {
+    let url = url(text)?;
+    if url.contains(['?', '#']) {
+        return Err("must end with a path: something is put behind it".into());
+    }
+    Ok(url.trim_end_matches('/').into())
 }
 
 /// The name of a sink: what fits a label of metrics.
@@ -238,7 +247,7 @@ pub(super) fn sink_name(text: &str) -> Result<Box<str>, String> {
             quoted(text)
         ));
     }
-    if ["stdout", "journald", "events"].contains(&text) {
+    if ["stdout", "journald", "events", "desk"].contains(&text) {
         return Err(format!("{} is the name of another sink: choose one", quoted(text)));
     }
     Ok(text.into())

@@ -239,6 +239,9 @@ pub(super) async fn acknowledge(inside: &Inside, body: &[u8]) -> Response<Full<B
     if asked.by.is_some() && (lasts.is_zero() || lasts > LONGEST) {
         return wrong("an acknowledgement lasts from a second to 31 days: say how long");
     }
+    if asked.by.as_deref().is_some_and(|by| by.trim().is_empty()) {
+        return wrong("nobody is named who takes care of it: say who");
+    }
     let text = |text: &str| crate::config::value::line(text);
     for text in [asked.by.as_deref().map(text), asked.reason.as_deref().map(text)] {
         if let Some(Err(problem)) = text {
@@ -364,6 +367,12 @@ fn watched(explanation: &Explanation) -> String {
             in_words(&view.route, &view.legs)
         }
         Walked::Dropped { rule } => format!("dropped by rule {}", explanation.rules[rule]),
+        Walked::Unknown { rule } => {
+            let rule = &explanation.rules[rule];
+            format!(
+                "not known: rule {rule} is for some packets, or does what only the kernel knows"
+            )
+        }
         Walked::Unwatched => {
             "no watched route: a wider one by an uplink takes it, or none".to_owned()
         }
@@ -373,7 +382,7 @@ fn watched(explanation: &Explanation) -> String {
 /// Whether the kernel does what the watched routes say; `None` where those say nothing.
 fn agree(explanation: &Explanation, kernel: Option<&Route>) -> Option<bool> {
     match explanation.fate {
-        Walked::Unwatched => None,
+        Walked::Unwatched | Walked::Unknown { .. } => None,
         Walked::Dropped { .. } => Some(kernel.is_none()),
         Walked::Route { route, .. } => {
             let view = &explanation.routes[route];

@@ -1,12 +1,13 @@
 //! The two listeners, and what is answered at which path.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use super::{Inside, answers};
 use crate::telemetry::Exposition;
@@ -27,11 +28,15 @@ use crate::telemetry::Exposition;
 /// How soon a door that cannot be opened is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// Who is served at once at each door; more have to wait.
-const AT_ONCE: usize = 32;
+/// Who is served at once at each door. Whoever comes then takes the place of who came first: so nobody
+/// can keep others out by saying nothing.
+const AT_ONCE: usize = 64;
 
 /// How long somebody may take to say what he wants.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a connection lasts, whatever is said on it.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// The largest request, in bytes.
 const LARGEST: usize = 64 << 10;
@@ -54,18 +59,31 @@ pub(super) async fn tcp(inside: Inside, listen: SocketAddr) {
         tokio::time::sleep(AGAIN).await;
     };
     inside.health.restore(CAPABILITY);
-    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let mut guests = Guests::default();
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
+        match listener.accept().await {
+            Ok((stream, _)) => guests.admit(converse(stream, inside.clone(), false)),
             // Out of descriptors: somebody will give one back.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let inside = inside.clone();
-        drop(tokio::spawn(async move {
-            converse(stream, inside, false).await;
-            drop(permit);
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+/// Those who are served, in the order in which they came.
+#[derive(Default)]
+struct Guests(VecDeque<JoinHandle<()>>);
+
+impl Guests {
+    fn admit(&mut self, conversation: impl Future<Output = ()> + Send + 'static) {
+        self.0.retain(|guest| !guest.is_finished());
+        if self.0.len() >= AT_ONCE
+            && let Some(first) = self.0.pop_front()
+        {
+            first.abort();
+        }
+        self.0.push_back(tokio::spawn(async move {
+            // Whoever is not done by then comes again.
+            let _ = tokio::time::timeout(LONGEST, conversation).await;
         }));
     }
 }
@@ -76,7 +94,12 @@ pub(super) async fn unix(inside: Inside, path: PathBuf) {
     inside.health.expect(CAPABILITY);
     let listener = loop {
         match bind(&path).await {
-            Ok(listener) => break listener,
+            Ok(listener) => {
+                // By this the agent knows its own again.
+                let own = fs::symlink_metadata(&path).map(|own| (own.dev(), own.ino()));
+                *inside.socket.lock().unwrap_or_else(PoisonError::into_inner) = own.ok();
+                break listener;
+            }
             Err(error) => {
                 let why = format!(
                     "`detector status` and its like find nobody at {} ({error}): make its folder \
@@ -89,18 +112,12 @@ pub(super) async fn unix(inside: Inside, path: PathBuf) {
         tokio::time::sleep(AGAIN).await;
     };
     inside.health.restore(CAPABILITY);
-    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let mut guests = Guests::default();
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let inside = inside.clone();
-        drop(tokio::spawn(async move {
-            converse(stream, inside, true).await;
-            drop(permit);
-        }));
+        match listener.accept().await {
+            Ok((stream, _)) => guests.admit(converse(stream, inside.clone(), true)),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
     }
 }
 
@@ -112,7 +129,12 @@ async fn bind(path: &Path) -> io::Result<UnixListener> {
     }
     match UnixStream::connect(path).await {
         Ok(_) => return Err(io::Error::other("another agent serves it")),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            if !fs::symlink_metadata(path)?.file_type().is_socket() {
+                return Err(io::Error::other("there is a file, which is no socket"));
+            }
+            fs::remove_file(path)?;
+        }
         Err(_) => {}
     }
     // Under another name until its rights are set: between the two nobody else must get in.

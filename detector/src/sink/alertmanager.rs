@@ -3,22 +3,25 @@
 //! An alert that is not sent again ends by itself, so what stands is sent again each minute. What
 //! counts is what stands, not each word about it: while the server is away words are taken in, and what
 //! is true then is sent when it is back. An alert is known by its labels; where one of them changes, the
-//! old alert is ended and another begins.
+//! old alert is ended and another begins. One that is over too soon for Alertmanager to tell anybody is
+//! kept standing for a while.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use super::outlet::{Delivery, Inlet, Message};
-use super::remote::{Backoff, Server};
+use super::remote::{Backoff, Failure, Server};
 use super::report::{How, Report};
 use super::summary::Summary;
-use crate::config::outlets::Remote;
+use crate::config::outlets::{self as config, Remote};
 
 /// How often what stands is sent again.
 const AGAIN: Duration = Duration::from_mins(1);
@@ -26,11 +29,11 @@ const AGAIN: Duration = Duration::from_mins(1);
 /// How long an alert lasts that is not sent again: an agent may miss four times.
 const LASTS: SignedDuration = SignedDuration::from_mins(5);
 
-/// Alerts that are sent at once.
-const BATCH: usize = 512;
+/// So much is sent at once, in bytes: proxies take no more than a megabyte.
+const BATCH: usize = 256 << 10;
 
 /// Alerts that are kept; beyond them only what is known already is changed.
-const MOST: usize = 20_000;
+const MOST: usize = 50_000;
 
 /// An alert as Alertmanager takes it.
 #[derive(Clone, Serialize)]
@@ -45,111 +48,117 @@ struct Alert {
 /// An alert that stands, or has to be ended.
 struct Standing {
     alert: Alert,
-    /// Whether it is over.
+    /// Whether it is over, but for the time that it is kept standing.
     over: bool,
-    /// Whether the server does not know it as it is now.
-    news: bool,
-    /// Alerts under other labels that have to be ended.
-    former: Vec<Alert>,
+    /// When the server was first told of it.
+    since: Option<Timestamp>,
+    /// Grows with each word about it.
+    version: u64,
+    /// The version that the server has.
+    sent: Option<u64>,
+    /// Alerts under other labels that have to be ended, by those labels.
+    former: HashMap<String, Alert>,
     /// What it tells.
     numbers: Vec<u64>,
     /// How many words are in it.
     words: u64,
 }
 
-#[derive(Default)]
-struct Alerts(HashMap<String, Standing>);
+struct Alerts {
+    standing: HashMap<String, Standing>,
+    /// How long an alert is kept standing at least.
+    lingers: SignedDuration,
+}
+
+/// Alerts on their way: each with the version that it was, and whether its end is sent.
+struct Batch {
+    body: Bytes,
+    members: Vec<(String, u64, bool)>,
+}
+
+/// What came of a batch.
+type Sent = (Batch, Option<Server>, Result<(), Failure>);
 
 /// Sends until there is no more to send.
-pub(super) async fn run(mut inlet: Inlet, remote: Remote) {
-    let mut alerts = Alerts::default();
+pub(super) async fn run(mut inlet: Inlet, to: config::Alertmanager) {
+    let config::Alertmanager { remote, lingers } = to;
+    let lingers = SignedDuration::try_from(lingers).unwrap_or(SignedDuration::ZERO);
+    let mut alerts = Alerts { standing: HashMap::new(), lingers };
     let mut backoff = Backoff::new();
     let mut server = None;
     let mut again = Instant::now() + AGAIN;
-    let mut next = None;
+    // When something may next be sent.
+    let mut ready = Instant::now();
+    let mut under_way: Option<BoxFuture<'static, Sent>> = None;
     loop {
-        if inlet.is_closed() && next.is_none() {
+        if under_way.is_none() && ready <= Instant::now() {
+            under_way = alerts.batch().map(|batch| {
+                let (server, remote) = (server.take(), remote.clone());
+                send(batch, server, remote).boxed()
+            });
+        }
+        if inlet.is_closed() && under_way.is_none() && !alerts.has_news() {
             return;
         }
-        let due = next.unwrap_or(again);
+        let next_end = alerts.next_end().unwrap_or(again);
+        let paused = under_way.is_none() && alerts.has_news();
         tokio::select! {
             delivery = inlet.next(), if !inlet.is_closed() => {
-                let Some(delivery) = delivery else { continue };
-                alerts.take(&inlet, delivery);
-                while let Some(delivery) = inlet.try_next() {
+                if let Some(delivery) = delivery {
                     alerts.take(&inlet, delivery);
                 }
-                next.get_or_insert_with(Instant::now);
             }
-            () = sleep_until(due) => {
-                if Instant::now() >= again {
-                    again = Instant::now() + AGAIN;
-                    alerts.renew();
-                }
-                next = match send(&mut server, &remote, &inlet, &mut alerts).await {
-                    Ok(true) => Some(Instant::now()),
-                    Ok(false) => {
+            (batch, used, result) = arrived(&mut under_way) => {
+                under_way = None;
+                match result {
+                    Ok(()) => {
+                        server = used;
                         backoff.reset();
-                        None
+                        let (words, numbers) = alerts.settle(batch);
+                        inlet.delivered(words, numbers);
                     }
-                    Err(()) => Some(Instant::now() + backoff.pause()),
-                };
+                    Err(failure) if failure.permanent => {
+                        server = used;
+                        let (words, numbers) = alerts.settle(batch);
+                        inlet.failed(words, &failure.why, numbers);
+                    }
+                    Err(failure) => {
+                        // Its certificates may have been replaced.
+                        server = used.filter(|_| failure.answered);
+                        inlet.retrying(&failure.why);
+                        ready = Instant::now() + backoff.pause();
+                    }
+                }
+            }
+            () = sleep_until(ready), if paused => {}
+            () = sleep_until(next_end), if under_way.is_none() && !paused => {}
+            () = sleep_until(again) => {
+                again = Instant::now() + AGAIN;
+                alerts.renew();
             }
         }
     }
 }
 
-/// Sends what the server does not know; true where there is more.
-async fn send(
-    server: &mut Option<Server>,
-    remote: &Remote,
-    inlet: &Inlet,
-    alerts: &mut Alerts,
-) -> Result<bool, ()> {
-    let keys: Vec<String> =
-        alerts.0.iter().filter(|(_, s)| s.news).take(BATCH).map(|(key, _)| key.clone()).collect();
-    if keys.is_empty() {
-        return Ok(false);
+async fn arrived(under_way: &mut Option<BoxFuture<'static, Sent>>) -> Sent {
+    match under_way {
+        Some(sending) => sending.await,
+        None => std::future::pending().await,
     }
-    let batch: Vec<Alert> = keys
-        .iter()
-        .filter_map(|key| alerts.0.get(key))
-        .flat_map(|standing| standing.former.iter().cloned().chain([standing.current()]))
-        .collect();
-    let body = serde_json::to_vec(&batch).unwrap_or_default();
-    if server.is_none() {
-        match Server::new(remote.clone(), "/api/v2/alerts") {
-            Ok(made) => *server = Some(made),
-            Err(failure) => {
-                inlet.retrying(&failure.why);
-                return Err(());
-            }
+}
+
+async fn send(batch: Batch, server: Option<Server>, remote: Remote) -> Sent {
+    let server = match server {
+        Some(server) => Ok(server),
+        None => Server::new(remote, "/api/v2/alerts", false).await,
+    };
+    match server {
+        Ok(server) => {
+            let result = server.post(batch.body.clone(), &[]).await;
+            (batch, Some(server), result)
         }
+        Err(failure) => (batch, None, Err(failure)),
     }
-    let Some(server) = server else { return Err(()) };
-    let answer = server.post(Bytes::from(body), &[]).await;
-    if let Err(failure) = &answer
-        && failure.temporary
-    {
-        inlet.retrying(&failure.why);
-        return Err(());
-    }
-    let (mut numbers, mut words) = (Vec::new(), 0);
-    for key in keys {
-        let Some(standing) = alerts.0.get_mut(&key) else { continue };
-        numbers.append(&mut standing.numbers);
-        words += std::mem::take(&mut standing.words);
-        standing.news = false;
-        standing.former.clear();
-        if standing.over {
-            alerts.0.remove(&key);
-        }
-    }
-    match answer {
-        Ok(()) => inlet.delivered(words, numbers),
-        Err(failure) => inlet.failed(&failure.why, numbers),
-    }
-    Ok(alerts.0.values().any(|standing| standing.news))
 }
 
 // === impl Alerts ===
@@ -165,47 +174,134 @@ impl Alerts {
                 (format!("flood {}", summary.since()), Alert::of_summary(summary), true)
             }
         };
-        if !self.0.contains_key(&key) && self.0.len() >= MOST {
-            inlet.failed("more alerts stand than are kept: more than 20,000", numbers);
-            return;
-        }
-        let standing = self.0.entry(key).or_insert_with(|| Standing {
+        let new = || Standing {
             alert: alert.clone(),
             over,
-            news: true,
-            former: Vec::new(),
+            since: None,
+            version: 0,
+            sent: None,
+            former: HashMap::new(),
             numbers: Vec::new(),
             words: 0,
-        });
-        if standing.alert.labels != alert.labels {
+        };
+        if self.standing.len() >= MOST && !self.standing.contains_key(&key) {
+            inlet.failed(1, "more alerts stand than are kept: more than 50,000", numbers);
+            return;
+        }
+        let standing = self.standing.entry(key).or_insert_with(new);
+        if standing.over && !over {
+            // The next of the same key, while the one before was kept standing.
+            standing.since = None;
+        }
+        let (labels, before) = (labels_of(&alert), labels_of(&standing.alert));
+        if labels != before && standing.sent.is_some() {
             let mut former = standing.alert.clone();
             former.ends_at = Timestamp::now();
-            standing.former.push(former);
+            standing.former.insert(before, former);
         }
+        standing.former.remove(&labels);
         standing.alert = alert;
         standing.over = over;
-        standing.news = true;
+        standing.version += 1;
         standing.numbers.extend(numbers);
         standing.words += 1;
     }
 
+    /// What the server does not have, as much as is sent at once.
+    fn batch(&self) -> Option<Batch> {
+        let mut body = vec![b'['];
+        let mut members = Vec::new();
+        let lingers = self.lingers;
+        let news = self.standing.iter().filter(|(_, standing)| standing.has_news(lingers));
+        for (key, standing) in news {
+            let current = standing.current(lingers);
+            for alert in standing.former.values().chain([&current]) {
+                if body.len() > 1 {
+                    body.push(b',');
+                }
+                // All of it is text, and a Vec takes every byte.
+                let _ = serde_json::to_writer(&mut body, alert);
+            }
+            members.push((key.clone(), standing.version, standing.is_due(lingers)));
+            if body.len() >= BATCH {
+                break;
+            }
+        }
+        body.push(b']');
+        (!members.is_empty()).then(|| Batch { body: body.into(), members })
+    }
+
+    /// The server has what was sent, or never will; gives how many words that were, and their numbers.
+    fn settle(&mut self, batch: Batch) -> (u64, Vec<u64>) {
+        let (mut words, mut numbers) = (0, Vec::new());
+        for (key, version, ended) in batch.members {
+            let Some(standing) = self.standing.get_mut(&key) else { continue };
+            standing.since.get_or_insert_with(Timestamp::now);
+            if standing.version != version {
+                // There is a newer word, which is sent next; it has the numbers of this one too.
+                standing.sent.get_or_insert(version);
+                continue;
+            }
+            standing.sent = Some(version);
+            standing.former.clear();
+            words += std::mem::take(&mut standing.words);
+            numbers.append(&mut standing.numbers);
+            if ended {
+                self.standing.remove(&key);
+            }
+        }
+        (words, numbers)
+    }
+
+    fn has_news(&self) -> bool {
+        self.standing.values().any(|standing| standing.has_news(self.lingers))
+    }
+
+    /// When the first of those that are over has been kept standing for long enough.
+    fn next_end(&self) -> Option<Instant> {
+        let over = self.standing.values().filter(|standing| standing.over);
+        let left = over.filter_map(|standing| standing.left(self.lingers)).min()?;
+        Some(Instant::now() + left)
+    }
+
     /// Makes everything that stands be sent again.
     fn renew(&mut self) {
-        for standing in self.0.values_mut() {
-            standing.news = true;
+        for standing in self.standing.values_mut() {
+            standing.version += 1;
         }
     }
 }
 
+// === impl Standing ===
+
 impl Standing {
-    /// The alert as it is now: what stands lasts a while from now.
-    fn current(&self) -> Alert {
+    fn has_news(&self, lingers: SignedDuration) -> bool {
+        self.sent != Some(self.version) || self.is_due(lingers)
+    }
+
+    /// For how long it is still kept standing; `None` before the server has heard of it.
+    fn left(&self, lingers: SignedDuration) -> Option<Duration> {
+        let until = self.since?.checked_add(lingers).ok()?;
+        Some(until.duration_since(Timestamp::now()).try_into().unwrap_or_default())
+    }
+
+    /// Whether it is over, and the server has had it for long enough to tell people.
+    fn is_due(&self, lingers: SignedDuration) -> bool {
+        self.over && self.left(lingers).is_some_and(|left| left.is_zero())
+    }
+
+    /// The alert as it is sent now. Alertmanager takes an earlier end than it has only where that is
+    /// past, so until then what is over is sent as what stands.
+    fn current(&self, lingers: SignedDuration) -> Alert {
         let mut alert = self.alert.clone();
-        if !self.over {
-            alert.ends_at = later(Timestamp::now());
-        }
+        let now = Timestamp::now();
+        alert.ends_at = if self.is_due(lingers) { now } else { later(now) };
         alert
     }
+}
+
+fn labels_of(alert: &Alert) -> String {
+    Value::Object(alert.labels.clone()).to_string()
 }
 
 fn later(time: Timestamp) -> Timestamp {
@@ -276,7 +372,7 @@ impl Alert {
             labels: map(labels),
             annotations: map(annotations),
             starts_at: summary.since(),
-            ends_at: later(summary.until()),
+            ends_at: later(Timestamp::now()),
         }
     }
 }

@@ -9,13 +9,15 @@
 //! makes no sense otherwise is set aside, and said so. Lines are not forced to the disk one by one:
 //! what a power cut could take of them is about routes that went with it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use detector_core::finding::{Certainty, Finding, FindingKey, Severity, State};
+use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -28,6 +30,9 @@ const SCHEMA: &str = "detector.state/v1";
 
 /// Lines that are over before the file is written anew.
 const SLACK: usize = 1_024;
+
+/// How long an agent that is ending may keep the file.
+const HANDOVER: Duration = Duration::from_secs(3);
 
 /// A longer file than this is none of ours, in bytes.
 const LONGEST: u64 = 1 << 30;
@@ -72,10 +77,6 @@ enum Line {
 struct Header {
     schema: Box<str>,
     node: Box<str>,
-    /// The kernel's id of this boot.
-    boot: Box<str>,
-    /// The wall clock at boot.
-    wall: BootWall,
 }
 
 /// A finding as it is kept.
@@ -86,9 +87,24 @@ pub(super) struct Kept {
     pub(super) finding: Finding,
     /// Sinks that were told of it one by one.
     pub(super) told: BTreeSet<Box<str>>,
-    /// Sinks that may not have what was told last.
-    pub(super) awaits: BTreeSet<Box<str>>,
+    /// Sinks that were told of it in a summary.
+    pub(super) summed: BTreeSet<Box<str>>,
+    /// Sinks that may not have all that was told, and the number of the last that they have to confirm.
+    pub(super) awaits: BTreeMap<Box<str>, u64>,
+    /// When it was last told.
+    pub(super) last: Timestamp,
+    /// The boot whose times the finding has.
+    pub(super) boot: Boot,
     pub(super) acknowledged: Option<Accepted>,
+}
+
+/// A boot of the kernel.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub(super) struct Boot {
+    /// The kernel's id of it.
+    pub(super) id: Box<str>,
+    /// What the wall clock showed then.
+    pub(super) wall: BootWall,
 }
 
 /// Who takes care of a finding, and how bad it was when he said so: what is worse is news to him.
@@ -103,8 +119,6 @@ pub(super) struct Accepted {
 #[derive(Debug, Default)]
 pub(super) struct Read {
     pub(super) kept: Vec<Kept>,
-    /// The wall clock at boot, where the findings are of an earlier one.
-    pub(super) earlier_boot: Option<BootWall>,
     /// Why the file was set aside, and where it is now.
     pub(super) set_aside: Option<String>,
 }
@@ -113,7 +127,7 @@ pub(super) struct Read {
 #[derive(Debug)]
 pub(super) struct Book {
     path: PathBuf,
-    owner: Owner,
+    node: Box<str>,
     file: File,
     /// Lines in the file.
     lines: usize,
@@ -121,43 +135,34 @@ pub(super) struct Book {
     _lock: Flock<File>,
 }
 
-/// Whose file it is.
-#[derive(Debug, Clone)]
-struct Owner {
-    node: Box<str>,
-    boot: Box<str>,
-}
-
 // === impl Book ===
 
 impl Book {
-    /// Reads what an earlier agent has left and goes on from there.
-    pub(super) fn open(path: &Path, node: &str) -> Result<(Self, Read), BookError> {
+    /// Reads what an earlier agent has left and goes on from there. What was read is given even where
+    /// the file cannot be written.
+    pub(super) fn open(path: &Path, node: &str) -> (Result<Self, BookError>, Read) {
         let wrong = |source| BookError::Io { path: path.into(), source };
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(wrong)?;
-        }
-        let lock = private()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(beside(path, "lock"))
-            .map_err(wrong)?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| BookError::Taken(path.into()))?;
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(wrong)?;
-        let owner = Owner { node: node.into(), boot: boot.trim().into() };
-        let read = match read(path, &owner) {
+        let locked = lock(path);
+        let lock = match locked {
+            Ok(lock) => lock,
+            Err(error) => return (Err(error), Read::default()),
+        };
+        let read = match read(path, node) {
             Ok(read) => read,
-            Err(why) => {
+            Err(Unread::Io(error)) => return (Err(wrong(error)), Read::default()),
+            Err(Unread::Nonsense(why)) => {
                 let aside = beside(path, "corrupt");
-                fs::rename(path, &aside).map_err(wrong)?;
+                if let Err(error) = fs::rename(path, &aside) {
+                    return (Err(wrong(error)), Read::default());
+                }
                 let set_aside = format!("{why}; it was set aside as {}", aside.display());
                 Read { set_aside: Some(set_aside), ..Read::default() }
             }
         };
-        let (file, lines) = write_anew(path, &owner, read.kept.iter().cloned()).map_err(wrong)?;
-        Ok((Self { path: path.into(), owner, file, lines, _lock: lock }, read))
+        let book = write_anew(path, node, read.kept.iter().cloned()).map_err(wrong).map(
+            |(file, lines)| Self { path: path.into(), node: node.into(), file, lines, _lock: lock },
+        );
+        (book, read)
     }
 
     /// Notes what is about to be told of a finding.
@@ -186,7 +191,7 @@ impl Book {
 
     /// Writes the file anew.
     pub(super) fn rewrite(&mut self, kept: impl Iterator<Item = Kept>) -> io::Result<()> {
-        (self.file, self.lines) = write_anew(&self.path, &self.owner, kept)?;
+        (self.file, self.lines) = write_anew(&self.path, &self.node, kept)?;
         Ok(())
     }
 
@@ -203,18 +208,13 @@ impl Book {
 /// Writes all to a file beside it, forces that to the disk, and puts it in the place of the old one.
 fn write_anew(
     path: &Path,
-    owner: &Owner,
+    node: &str,
     kept: impl Iterator<Item = Kept>,
 ) -> io::Result<(File, usize)> {
     let new = beside(path, "new");
     let mut text = Vec::new();
     let mut lines = 1;
-    let first = Header {
-        schema: SCHEMA.into(),
-        node: owner.node.clone(),
-        boot: owner.boot.clone(),
-        wall: BootWall::now(),
-    };
+    let first = Header { schema: SCHEMA.into(), node: node.into() };
     serde_json::to_writer(&mut text, &Line::Book(first))?;
     text.push(b'\n');
     for kept in kept {
@@ -230,26 +230,63 @@ fn write_anew(
     Ok((file, lines))
 }
 
-fn read(path: &Path, own: &Owner) -> Result<Read, String> {
+/// Why a file was not read.
+enum Unread {
+    /// It could not be.
+    Io(io::Error),
+    /// It is none of ours, or broken.
+    Nonsense(String),
+}
+
+impl From<io::Error> for Unread {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Takes the lock that keeps other agents away. One that is just ending is waited for.
+fn lock(path: &Path) -> Result<Flock<File>, BookError> {
+    let wrong = |source| BookError::Io { path: path.into(), source };
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(wrong)?;
+    }
+    let mut file = private()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(beside(path, "lock"))
+        .map_err(wrong)?;
+    let end = Instant::now() + HANDOVER;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((_, _)) if Instant::now() >= end => return Err(BookError::Taken(path.into())),
+            // Nothing tells when a lock is given back, but for waiting in the kernel without end.
+            Err((back, _)) => file = back,
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn read(path: &Path, node: &str) -> Result<Read, Unread> {
+    let nonsense = |why: String| Err(Unread::Nonsense(why));
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Read::default()),
-        Err(error) => return Err(format!("it cannot be read: {error}")),
+        Err(error) => return Err(error.into()),
     };
-    let length = file.metadata().map_err(|error| error.to_string())?.len();
+    let length = file.metadata()?.len();
     if length > LONGEST {
-        return Err(format!("it has {length} bytes, more than any state has"));
+        return nonsense(format!("it has {length} bytes, more than any state has"));
     }
     let mut reader = BufReader::new(file);
-    let mut all = Read::default();
     let mut kept: HashMap<FindingKey, Kept> = HashMap::new();
     let mut numbers: HashMap<u64, FindingKey> = HashMap::new();
     let mut text = Vec::new();
     let mut number = 0_usize;
     loop {
         text.clear();
-        let read = reader.read_until(b'\n', &mut text);
-        if read.map_err(|error| format!("it cannot be read: {error}"))? == 0 {
+        if reader.read_until(b'\n', &mut text)? == 0 {
             break;
         }
         number += 1;
@@ -257,35 +294,27 @@ fn read(path: &Path, own: &Owner) -> Result<Read, String> {
         if text.last() != Some(&b'\n') && number > 1 {
             break;
         }
-        let line: Line = serde_json::from_slice(&text)
-            .map_err(|error| format!("line {number} makes no sense: {error}"))?;
+        let line: Line = match serde_json::from_slice(&text) {
+            Ok(line) => line,
+            Err(error) => return nonsense(format!("line {number} makes no sense: {error}")),
+        };
         match (number, line) {
-            (1, Line::Book(header)) => {
-                if *header.schema != *SCHEMA {
-                    return Err(format!("it is of the shape {:?}, not {SCHEMA}", header.schema));
-                }
-                if header.node != own.node {
-                    return Err(format!("it is of another node, {:?}", header.node));
-                }
-                all.earlier_boot = (header.boot != own.boot).then_some(header.wall);
+            (1, Line::Book(header)) if *header.schema != *SCHEMA => {
+                return nonsense(format!("it is of the shape {:?}, not {SCHEMA}", header.schema));
             }
-            (1, _) => return Err("it does not begin as a state file does".to_owned()),
-            (_, Line::Book(_)) => return Err(format!("line {number} begins another file")),
+            (1, Line::Book(header)) if *header.node != *node => {
+                return nonsense(format!("it is of another node, {:?}", header.node));
+            }
+            (1, Line::Book(_)) => {}
+            (1, _) => return nonsense("it does not begin as a state file does".to_owned()),
+            (_, Line::Book(_)) => return nonsense(format!("line {number} begins another file")),
             (_, Line::Finding(new)) => {
-                let mut new = *new;
-                if let Some(old) = kept.get(&new.finding.key) {
-                    new.acknowledged = new.acknowledged.or_else(|| old.acknowledged.clone());
-                }
-                let key = new.finding.key.clone();
-                numbers.insert(new.n, key.clone());
-                if let Some(old) = kept.insert(key, new) {
-                    numbers.remove(&old.n);
-                }
+                numbers.insert(new.n, new.finding.key.clone());
+                kept.insert(new.finding.key.clone(), *new);
             }
             (_, Line::Done { n, sink }) => {
-                // Of an older telling it says nothing about the newer one.
                 if let Some(of) = numbers.get(&n).and_then(|key| kept.get_mut(key)) {
-                    of.awaits.remove(&sink);
+                    of.confirm(n, &sink);
                 }
             }
             (_, Line::Acknowledged { key, by }) => {
@@ -296,11 +325,17 @@ fn read(path: &Path, own: &Owner) -> Result<Read, String> {
         }
     }
     if number == 0 {
-        return Err("it is empty".to_owned());
+        return nonsense("it is empty".to_owned());
     }
-    all.kept = kept.into_values().filter(|kept| !kept.is_over()).collect();
-    all.kept.sort_by_key(|kept| kept.n);
-    Ok(all)
+    let mut kept: Vec<Kept> = kept.into_values().filter(|kept| !kept.is_over()).collect();
+    kept.sort_by_key(|kept| kept.n);
+    Ok(Read { kept, set_aside: None })
+}
+
+/// The kernel's id of this boot.
+pub(super) fn boot_id() -> Box<str> {
+    // Without it, which no Linux lacks, a reboot would not be noticed.
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().into()
 }
 
 /// A path beside the file's.
@@ -319,6 +354,13 @@ fn private() -> OpenOptions {
 }
 
 impl Kept {
+    /// A sink has what was told by this number, and all before.
+    pub(super) fn confirm(&mut self, n: u64, sink: &str) {
+        if self.awaits.get(sink).is_some_and(|last| *last <= n) {
+            self.awaits.remove(sink);
+        }
+    }
+
     /// Whether nothing of it is left to tell.
     pub(super) fn is_over(&self) -> bool {
         self.finding.state == State::Closed && self.awaits.is_empty()

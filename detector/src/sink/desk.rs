@@ -14,13 +14,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use detector_core::finding::{Evidence, Finding, FindingKey, State, Witness};
+use detector_core::finding::{Charge, Evidence, Finding, FindingKey, State, Witness};
 use detector_core::time::BootTime;
 use jiff::Timestamp;
 use tracing::{info, warn};
 
 use self::told::Told;
-use super::book::{Accepted, Book, BookError, Read};
+use super::book::{Accepted, Book, BookError, Read, boot_id};
 use super::limit::Limiter;
 use super::outlet::{Confirmed, Delivery, Message, Outlet};
 use super::report::{How, Origin, Report};
@@ -35,6 +35,9 @@ const REPAIR: Duration = Duration::from_secs(10);
 
 /// How often it looks around although nothing came: for repetitions and acknowledgements that expire.
 const GLANCE: Duration = Duration::from_secs(1);
+
+/// Stands for the boot of what could not be read in time.
+const UNREAD: &str = "unread";
 
 /// The name of the capability that the state file is.
 const STATE: &str = "state";
@@ -72,54 +75,63 @@ impl Desk {
         outlets: Vec<(Outlet, Option<Limiter>)>,
     ) -> (Self, Vec<Finding>) {
         options.health.expect(STATE);
-        let boot = BootWall::now();
         let mut desk = Self {
             options,
             outlets,
             book: None,
             repair: None,
-            told: Told::default(),
-            boot,
+            told: Told::new(boot_id()),
+            boot: BootWall::now(),
             glanced: Instant::now(),
         };
         let mut standing = Vec::new();
         if let Some(path) = desk.options.state.clone() {
-            match Book::open(&path, &desk.options.origin.node) {
-                Ok((opened, left)) => {
-                    desk.book = Some(opened);
-                    standing = desk.take_over(left);
-                }
+            let (book, left) = Book::open(&path, &desk.options.origin.node);
+            standing = desk.take_over(left);
+            match book {
+                Ok(book) => desk.book = Some(book),
                 Err(error) => desk.broke(&error),
             }
         }
         (desk, standing)
     }
 
-    fn take_over(&mut self, read: Read) -> Vec<Finding> {
-        let Read { kept, earlier_boot, set_aside } = read;
+    fn take_over(&mut self, left: Read) -> Vec<Finding> {
+        let Read { kept, set_aside } = left;
         if let Some(why) = set_aside {
             let why = format!("the state file made no sense: {why}");
             warn!(why, "findings that stand are told anew");
         }
+        let known: BTreeSet<Box<str>> =
+            self.outlets.iter().map(|(outlet, _)| outlet.name.clone()).collect();
+        let now = boot_id();
         let mut standing = Vec::new();
         for kept in kept {
             let mut finding = kept.finding.clone();
-            if earlier_boot.is_none() && finding.state != State::Closed {
-                standing.push(finding.clone());
+            let earlier = kept.boot.id != now;
+            let (boot, mut told) = (kept.boot.wall, clock::now());
+            if earlier {
+                told = finding.at;
             }
-            let boot = earlier_boot.unwrap_or(self.boot);
-            if earlier_boot.is_some() && finding.state != State::Closed {
+            if earlier && finding.state != State::Closed {
                 // Whatever the kernel had of it is gone; what is made anew is another diversion.
                 finding.state = State::Closed;
                 finding.ended = Some(finding.at);
                 finding.charge.evidence.push(Evidence {
                     at: finding.at,
                     witness: Witness::Kernel,
-                    text: "the node was booted anew since, which took it away".into(),
+                    text: if *kept.boot.id == *UNREAD {
+                        "the agent could not read of it at its start, and has not seen it since"
+                    } else {
+                        "the node was booted anew since, which took it away"
+                    }
+                    .into(),
                 });
+            } else if finding.state != State::Closed {
+                standing.push(finding.clone());
             }
-            let report = Report::new(&self.options.origin, boot, clock::now(), finding);
-            self.told.restore(kept, report);
+            let report = Report::new(&self.options.origin, boot, told, finding);
+            self.told.restore(kept, report, &known);
         }
         if !standing.is_empty() {
             info!(standing = standing.len(), "findings are known that stood before");
@@ -129,7 +141,7 @@ impl Desk {
 
     /// Tells sinks what an earlier agent may not have told them, then works until told to end.
     pub(super) fn run(mut self, inbox: &Receiver<In>) {
-        self.tell_what_was_not();
+        self.tell_what_was_not(true);
         let patience = loop {
             let wait = self.next_deadline().unwrap_or(GLANCE).min(GLANCE);
             match inbox.recv_timeout(wait) {
@@ -157,22 +169,29 @@ impl Desk {
 
     /// Tells a report to whom it concerns: `only` to these sinks, where any are named.
     fn tell(&mut self, mut report: Report, only: &BTreeSet<Box<str>>) {
+        let key = report.finding.key.clone();
+        if report.how == How::Closed && !self.told.knows(&key) {
+            // Nobody was told that it began, or it was closed here already.
+            return;
+        }
         let now = clock::now();
         let attacker = report.attacker();
         let entry = self.told.entry(&report);
         report.acknowledged = entry.acknowledged();
-        let quiet = entry.is_quiet(&report);
-        let mut to = Vec::new();
+        let (quiet, turned) = (entry.is_quiet(&report), entry.is_turned_by(&report));
+        let (mut singly, mut summed) = (Vec::new(), Vec::new());
         for (at, (outlet, limiter)) in self.outlets.iter_mut().enumerate() {
             let knows = entry.told.contains(&outlet.name);
+            let severe = report.severity() >= outlet.least;
             let concerns = match report.how {
                 _ if !only.is_empty() => only.contains(&outlet.name),
-                // Whoever was told that it began is told that it is over; of what was held back the
-                // summary tells both.
-                How::Closed if knows => true,
-                How::Repeated => outlet.repeats && report.severity() >= outlet.least && !quiet,
+                How::Repeated => outlet.repeats && severe && !quiet,
                 _ if outlet.record => true,
-                _ => report.severity() >= outlet.least && !quiet,
+                // Whoever was told that it began is told that it is over.
+                How::Closed => knows || entry.summed.contains(&outlet.name),
+                // Whoever has it as it was is told that it turned, be it for the better.
+                How::Updated if knows && turned => true,
+                _ => severe && !quiet,
             };
             if !concerns {
                 continue;
@@ -180,32 +199,28 @@ impl Desk {
             let passes = match limiter {
                 None => true,
                 // The end of what was summed up is summed up.
-                Some(_) if report.how == How::Closed => knows,
-                Some(limiter) => limiter.admits(now, &attacker),
+                Some(_) if report.how == How::Closed && !knows => false,
+                Some(limiter) => limiter.admits(now, &attacker, report.how),
             };
-            to.push((at, passes));
+            if passes { singly.push(at) } else { summed.push(at) }
         }
-        let awaits = to.iter().map(|(at, _)| self.outlets[*at].0.name.clone()).collect();
-        let told_to = to
-            .iter()
-            .filter(|(_, passes)| *passes)
-            .map(|(at, _)| self.outlets[*at].0.name.clone())
-            .collect();
-        let n = self.told.note(&report, awaits, told_to);
+        let names = |all: &[usize]| all.iter().map(|at| self.outlets[*at].0.name.clone()).collect();
+        let n = self.told.note(&report, names(&singly), names(&summed));
         // Before anybody is told: who is killed in between has it to tell again.
-        self.write(n);
+        self.write(&key);
         let report = Arc::new(report);
-        for (at, passes) in to {
+        for at in singly {
+            let message = Message::Report(Arc::clone(&report));
+            self.hand(at, Delivery { message, numbers: vec![n] });
+        }
+        for at in summed {
             let (outlet, limiter) = &mut self.outlets[at];
-            if passes {
-                let message = Message::Report(Arc::clone(&report));
-                self.hand(at, Delivery { message, numbers: vec![n] });
-            } else if let Some(limiter) = limiter {
+            if let Some(limiter) = limiter {
                 limiter.hold(now, n, &report);
                 self.options.telemetry.count_message(&outlet.name, "held_back");
             }
         }
-        self.told.forget_if_over(n);
+        self.told.forget_if_over(&key);
     }
 
     /// Hands a message to a sink; one that has no room for it never gets it, and that is counted.
@@ -229,12 +244,11 @@ impl Desk {
             {
                 self.cannot_write(source);
             }
-            self.told.forget_if_over(*n);
         }
     }
 
-    fn write(&mut self, n: u64) {
-        let Some(kept) = self.told.kept(n) else { return };
+    fn write(&mut self, key: &FindingKey) {
+        let Some(kept) = self.told.kept(key) else { return };
         if let Some(book) = self.book.as_mut()
             && let Err(source) = book.tell(kept)
         {
@@ -255,42 +269,46 @@ impl Desk {
         self.repair = Some(Instant::now() + REPAIR);
     }
 
-    /// Opens the state file again and writes all that is known to it.
+    /// Opens the state file again and writes all that is known to it. What it holds and nobody here
+    /// knows is over: it could not be read when the agent began, and what stands was told since.
     fn repair(&mut self) {
         let Some(path) = self.options.state.clone() else { return };
         self.repair = None;
-        let opened = Book::open(&path, &self.options.origin.node);
-        let written = opened.and_then(|(mut book, _)| {
-            let kept = self.told.all();
-            book.rewrite(kept).map_err(|source| BookError::Io { path, source })?;
+        let (book, Read { kept, set_aside: _ }) = Book::open(&path, &self.options.origin.node);
+        let kept: Vec<_> =
+            kept.into_iter().filter(|kept| !self.told.knows(&kept.finding.key)).collect();
+        for mut kept in kept {
+            if kept.finding.state != State::Closed {
+                kept.boot.id = UNREAD.into();
+            }
+            drop(self.take_over(Read { kept: vec![kept], set_aside: None }));
+        }
+        let written = book.and_then(|mut book| {
+            let rewritten = book.rewrite(self.told.all());
+            rewritten.map_err(|source| BookError::Io { path, source })?;
             Ok(book)
         });
         match written {
             Ok(book) => {
                 self.book = Some(book);
                 self.options.health.restore(STATE);
+                self.tell_what_was_not(false);
             }
             Err(error) => self.broke(&error),
         }
     }
 
-    fn tell_what_was_not(&mut self) {
-        for (report, awaits) in self.told.to_tell() {
-            let names: BTreeSet<Box<str>> =
-                self.outlets.iter().map(|(outlet, _)| outlet.name.clone()).collect();
-            let mut only: BTreeSet<Box<str>> = awaits.intersection(&names).cloned().collect();
+    fn tell_what_was_not(&mut self, from_the_start: bool) {
+        for (report, mut only) in self.told.to_tell() {
             let closed = report.finding.state == State::Closed;
-            if !closed {
+            if !closed && from_the_start {
                 // Who keeps what stands begins with nothing.
                 let keeps = self.outlets.iter().filter(|(outlet, _)| outlet.level);
                 let keeps = keeps.filter(|(outlet, _)| report.severity() >= outlet.least);
                 only.extend(keeps.map(|(outlet, _)| outlet.name.clone()));
             }
-            let now = clock::now();
-            let report = if closed { report } else { report.repeated(now) };
-            if only.is_empty() {
-                self.told.nobody_waits(&report.finding.key);
-            } else {
+            if (closed || from_the_start) && !only.is_empty() {
+                let report = if closed { report } else { report.repeated(clock::now()) };
                 self.tell(report, &only);
             }
         }
@@ -312,7 +330,7 @@ impl Desk {
         if self.repair.is_some_and(|due| Instant::now() >= due) {
             self.repair();
         }
-        let again = self.told.due(now, self.options.repeat, Timestamp::now());
+        let again = self.told.due(self.options.repeat, Timestamp::now());
         for (report, expired) in again {
             if expired {
                 self.note_acknowledgement(&report.finding.key, None);
@@ -363,7 +381,8 @@ impl Desk {
         }
         for (_, mut finding) in stand {
             match self.told.says(&finding.key) {
-                Some(known) if known.charge == finding.charge => continue,
+                // Packets are counted on without a word.
+                Some(known) if is_as_told(known, &finding) => continue,
                 Some(_) => finding.state = State::Updated,
                 None => finding.state = State::Opened,
             }
@@ -444,4 +463,10 @@ impl Desk {
             }
         }
     }
+}
+
+/// Whether a finding is as it was told, but for its packets.
+fn is_as_told(told: &Finding, now: &Finding) -> bool {
+    let bare = |finding: &Finding| Charge { traffic: None, ..finding.charge.clone() };
+    bare(told) == bare(now)
 }

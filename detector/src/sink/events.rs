@@ -6,7 +6,8 @@ use std::time::Duration;
 use detector_core::finding::{Certainty, Victim};
 use detector_core::workload::PodKey;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
-use kube::api::ListParams;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::{ListParams, PostParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client};
 
@@ -26,10 +27,23 @@ const NOTE: usize = 1_024;
 /// The longest action, in bytes (`ActionLengthLimit` there).
 const ACTION: usize = 128;
 
-/// An Event that was not written.
+/// The longest name of who reports, in bytes (`ReportingInstanceLengthLimit` there).
+const INSTANCE: usize = 128;
+
+/// The longest name of an object for which kube makes a valid name of an Event: it puts a dot and a
+/// time of 16 digits behind it, and the API server takes 253 characters.
+const NAME: usize = 236;
+
+/// How often the API server may refuse an Event before the next gets its turn.
+const ANSWERS: u32 = 12;
+
+/// Why an Event was not written.
 struct Failure {
     why: String,
-    temporary: bool,
+    /// Whether the server has answered.
+    answered: bool,
+    /// Whether it will never be taken.
+    permanent: bool,
 }
 
 /// Writes Events until there are no more to write.
@@ -41,14 +55,16 @@ pub(super) async fn run(mut inlet: Inlet, client: Client) {
             Message::Report(report) => (report.node(), of_report(&client, report).await),
             Message::Summary(summary) => (summary.node(), of_summary(summary)),
         };
-        let recorder = recorder.get_or_insert_with(|| {
-            let reporter = Reporter { controller: "detector".into(), instance: Some(node.into()) };
-            Recorder::new(client.clone(), reporter)
-        });
         let mut failed = None;
         for (event, about) in &events {
-            while let Err(failure) = publish(recorder, event, about).await {
-                if !failure.temporary {
+            let mut answers = 0;
+            loop {
+                let recorder = recorder.get_or_insert_with(|| reporting(&client, node));
+                let Err(failure) = publish(recorder, &client, node, event, about).await else {
+                    break;
+                };
+                answers += u32::from(failure.answered);
+                if failure.permanent || answers == ANSWERS {
                     failed = Some(failure.why);
                     break;
                 }
@@ -59,32 +75,85 @@ pub(super) async fn run(mut inlet: Inlet, client: Client) {
         }
         match failed {
             None => inlet.delivered(1, delivery.numbers),
-            Some(why) => inlet.failed(&why, delivery.numbers),
+            Some(why) => inlet.failed(1, &why, delivery.numbers),
         }
     }
 }
 
 async fn publish(
-    recorder: &Recorder,
+    recorder: &mut Recorder,
+    client: &Client,
+    node: &str,
     event: &Event,
     about: &ObjectReference,
 ) -> Result<(), Failure> {
-    let written = tokio::time::timeout(PATIENCE, recorder.publish(event, about));
-    match written.await {
+    let long = about.name.as_ref().is_some_and(|name| name.len() > NAME);
+    let write = async {
+        if long {
+            let events: Api<k8s_openapi::api::events::v1::Event> =
+                Api::namespaced(client.clone(), about.namespace.as_deref().unwrap_or("default"));
+            let event = with_short_name(node, event, about);
+            return events.create(&PostParams::default(), &event).await.map(drop);
+        }
+        recorder.publish(event, about).await
+    };
+    match tokio::time::timeout(PATIENCE, write).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(kube::Error::Api(status))) => {
-            let temporary = status.code >= 500 || matches!(status.code, 408 | 409 | 429);
-            let advice = if status.code == 403 { "; deploy/rbac.yaml has the rights" } else { "" };
-            let why =
-                format!("no Event can be written: {}{advice}", printable(&status.message, 200));
-            // The pod may be gone, and its namespace with it.
-            Err(Failure { why, temporary: temporary && status.code != 404 })
+            if status.code == 404 {
+                // The Event that it would have added to is gone, if not the whole namespace.
+                *recorder = reporting(client, node);
+            }
+            // What is wrong with it, or too much for ever; a namespace that ends takes none.
+            let permanent = matches!(status.code, 400 | 403 | 404 | 413 | 422);
+            let said = printable(&status.message, 200);
+            let advice = if said.contains("cannot create") || said.contains("cannot patch") {
+                "; deploy/rbac.yaml has the rights"
+            } else {
+                ""
+            };
+            let why = format!("no Event can be written: {said}{advice}");
+            Err(Failure { why, answered: true, permanent })
         }
         Ok(Err(error)) => {
             let why = format!("no Event can be written: {}", printable(&error.to_string(), 200));
-            Err(Failure { why, temporary: true })
+            Err(Failure { why, answered: false, permanent: false })
         }
-        Err(_) => Err(Failure { why: "the API server takes too long".into(), temporary: true }),
+        Err(_) => {
+            let why = "the API server takes too long".into();
+            Err(Failure { why, answered: false, permanent: false })
+        }
+    }
+}
+
+fn reporting(client: &Client, node: &str) -> Recorder {
+    let reporter = Reporter { controller: "detector".into(), instance: Some(cut(node, INSTANCE)) };
+    Recorder::new(client.clone(), reporter)
+}
+
+/// An Event on an object whose name is too long to begin the Event's own with.
+fn with_short_name(
+    node: &str,
+    event: &Event,
+    about: &ObjectReference,
+) -> k8s_openapi::api::events::v1::Event {
+    let type_ = if event.type_ == EventType::Normal { "Normal" } else { "Warning" };
+    k8s_openapi::api::events::v1::Event {
+        metadata: ObjectMeta {
+            namespace: about.namespace.clone(),
+            generate_name: Some("detector-".into()),
+            ..ObjectMeta::default()
+        },
+        action: Some(event.action.clone()),
+        reason: Some(event.reason.clone()),
+        note: event.note.clone(),
+        type_: Some(type_.into()),
+        event_time: Some(MicroTime(jiff::Timestamp::now())),
+        regarding: Some(about.clone()),
+        related: event.secondary.clone(),
+        reporting_controller: Some("detector".into()),
+        reporting_instance: Some(cut(node, INSTANCE)),
+        ..k8s_openapi::api::events::v1::Event::default()
     }
 }
 

@@ -5,7 +5,8 @@
 //! window's end, in one summary with exact counts; nothing is left out of it, and nothing is counted
 //! twice. Pure: the time is what it is told.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use detector_core::finding::Severity;
@@ -18,7 +19,7 @@ use super::report::{How, Report};
 const NAMED: usize = 20;
 
 /// Attackers of one window that are kept apart.
-const APART: usize = 1_000;
+const APART: usize = 10_000;
 
 /// Keys that a summary shows of each attacker.
 const SAMPLE: usize = 5;
@@ -87,10 +88,12 @@ pub(super) struct Limiter {
     /// When the present window began; `None` where none is open.
     began: Option<BootTime>,
     told: u32,
+    /// Ends of findings that were told.
+    ended: u32,
     by_attacker: HashMap<String, u32>,
     held: BTreeMap<String, Held>,
-    /// Of attackers beyond those that are kept apart.
-    beyond: (u64, Counts),
+    /// Of attackers beyond those that are kept apart: who, by the hashes of their names, and how much.
+    beyond: (HashSet<u64>, Counts),
     all: Counts,
     worst: Option<Severity>,
     numbers: Vec<u64>,
@@ -134,9 +137,10 @@ impl Limiter {
             limits,
             began: None,
             told: 0,
+            ended: 0,
             by_attacker: HashMap::new(),
             held: BTreeMap::new(),
-            beyond: (0, Counts::default()),
+            beyond: (HashSet::new(), Counts::default()),
             all: Counts::default(),
             worst: None,
             numbers: Vec::new(),
@@ -144,10 +148,26 @@ impl Limiter {
     }
 
     /// Whether there is room for a message about this attacker; if so it is taken.
-    pub(super) fn admits(&mut self, now: BootTime, attacker: &str) -> bool {
+    ///
+    /// The last quarter of the room is for attackers of whom nothing was told in this window, and what
+    /// is told again takes half of it at most: neither the noise of others nor reminders may bury what
+    /// is new. The end of what was told by itself has room of its own.
+    pub(super) fn admits(&mut self, now: BootTime, attacker: &str, how: How) -> bool {
         self.began.get_or_insert(now);
-        let of_this = self.by_attacker.get(attacker).copied().unwrap_or_default();
-        if self.told >= self.limits.per_sink || of_this >= self.limits.per_attacker {
+        let Limits { per_sink, per_attacker, .. } = self.limits;
+        if how == How::Closed {
+            let fits = self.ended < per_sink;
+            self.ended += u32::from(fits);
+            return fits;
+        }
+        let of_this = self.by_attacker.get(attacker).copied();
+        let room = match (how, of_this) {
+            (How::Repeated, _) => per_sink.div_ceil(2),
+            (_, None) => per_sink,
+            (_, Some(_)) => per_sink - per_sink / 4,
+        };
+        let of_this = of_this.unwrap_or_default();
+        if self.told >= room || of_this >= per_attacker {
             return false;
         }
         self.told += 1;
@@ -163,7 +183,9 @@ impl Limiter {
         self.worst = self.worst.max(Some(severity));
         self.numbers.push(number);
         if !self.held.contains_key(&attacker) && self.held.len() >= APART {
-            self.beyond.0 += 1;
+            let mut hasher = DefaultHasher::new();
+            attacker.hash(&mut hasher);
+            self.beyond.0.insert(hasher.finish());
             self.beyond.1.add(how);
             return;
         }
@@ -205,7 +227,7 @@ impl Limiter {
             let busiest = b.counts.sum().cmp(&a.counts.sum());
             worst.then(busiest).then_with(|| a.attacker.cmp(&b.attacker))
         });
-        let (mut others, mut of_others) = beyond;
+        let (mut others, mut of_others) = (beyond.0.len() as u64, beyond.1);
         for held in attackers.drain(attackers.len().min(NAMED)..) {
             others += 1;
             of_others.merge(held.counts);

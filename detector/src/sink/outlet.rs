@@ -162,12 +162,6 @@ impl Inlet {
         self.taken(delivery)
     }
 
-    /// The next message if there is one already.
-    pub(super) fn try_next(&mut self) -> Option<Delivery> {
-        let delivery = self.queue.try_recv().ok();
-        self.taken(delivery)
-    }
-
     /// Whether the agent is ending, and what cannot be delivered now never will be.
     pub(super) fn is_abandoned(&self) -> bool {
         self.queue.is_closed()
@@ -189,13 +183,17 @@ impl Inlet {
     pub(super) fn delivered(&self, messages: u64, numbers: Vec<u64>) {
         let labels = crate::telemetry::Delivery::new(&self.name, "delivered");
         self.telemetry.sink_messages.get_or_create(&labels).inc_by(messages);
-        self.health.restore(&capability(&self.name));
+        // As long as more waits, it may be too slow still.
+        if self.queue.is_empty() {
+            self.health.restore(&capability(&self.name));
+        }
         self.confirm(numbers);
     }
 
-    /// Says that a message cannot be delivered and will not be tried again.
-    pub(super) fn failed(&self, why: &str, numbers: Vec<u64>) {
-        self.telemetry.count_message(&self.name, "failed");
+    /// Says that so many messages cannot be delivered and will not be tried again.
+    pub(super) fn failed(&self, messages: u64, why: &str, numbers: Vec<u64>) {
+        let labels = crate::telemetry::Delivery::new(&self.name, "failed");
+        self.telemetry.sink_messages.get_or_create(&labels).inc_by(messages);
         self.health.degrade(&capability(&self.name), why);
         self.confirm(numbers);
     }

@@ -1,7 +1,5 @@
 //! Servers that findings are posted to, by HTTP or HTTPS.
 
-use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +35,10 @@ const ANSWER: usize = 64 << 10;
 pub(super) struct Failure {
     /// In one line, without anything secret.
     pub(super) why: String,
-    /// Whether it may go another time.
-    pub(super) temporary: bool,
+    /// Whether the server has answered.
+    pub(super) answered: bool,
+    /// Whether it will never be taken.
+    pub(super) permanent: bool,
 }
 
 /// A server.
@@ -46,6 +46,8 @@ pub(super) struct Server {
     remote: Remote,
     /// Behind the address.
     path: &'static str,
+    /// Whether what it answers may show a secret that was sent.
+    secretive: bool,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
@@ -57,7 +59,7 @@ pub(super) struct Backoff(Duration);
 
 impl Failure {
     fn temporary(why: impl Into<String>) -> Self {
-        Self { why: why.into(), temporary: true }
+        Self { why: why.into(), answered: false, permanent: false }
     }
 }
 
@@ -84,9 +86,14 @@ impl Backoff {
 
 impl Server {
     /// A server whose address is followed by `path`. Its certificates are read here, its address and
-    /// its token with each message, since those may be replaced at any time.
-    pub(super) fn new(remote: Remote, path: &'static str) -> Result<Self, Failure> {
-        let tls = client_config(remote.ca_file.as_deref()).map_err(Failure::temporary)?;
+    /// its token with each message, since those may be replaced at any time. `signed` is whether
+    /// messages are signed with a secret.
+    pub(super) async fn new(
+        remote: Remote,
+        path: &'static str,
+        signed: bool,
+    ) -> Result<Self, Failure> {
+        let tls = client_config(remote.ca_file.as_deref()).await.map_err(Failure::temporary)?;
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(PATIENCE));
@@ -99,7 +106,9 @@ impl Server {
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(1)
             .build(connector);
-        Ok(Self { remote, path, client })
+        let secretive =
+            signed || remote.token_file.is_some() || matches!(remote.at, Address::File(_));
+        Ok(Self { remote, path, secretive, client })
     }
 
     /// Posts a message; waits for the answer no longer than for ten seconds.
@@ -108,28 +117,34 @@ impl Server {
         body: Bytes,
         headers: &[(HeaderName, HeaderValue)],
     ) -> Result<(), Failure> {
-        let request = self.request(body, headers)?;
+        let request = self.request(body, headers).await?;
         let exchange = async {
             let response = self.client.request(request).await.map_err(|error| {
                 // The address may be a secret, and is not in this.
                 Failure::temporary(format!("it cannot be reached: {}", causes(&error)))
             })?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER).collect().await;
             if status.is_success() {
                 return Ok(());
             }
-            let said = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-            let said = printable(String::from_utf8_lossy(&said).trim(), 200);
-            let temporary = status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429);
-            Err(Failure { why: format!("it answers {status}: {said}"), temporary })
+            // What is wrong with the message itself; all else may be put right at the server.
+            let permanent = matches!(status.as_u16(), 400 | 405 | 410 | 411 | 413 | 415 | 422);
+            let said = if self.secretive {
+                String::new()
+            } else {
+                let body = Limited::new(response.into_body(), ANSWER).collect().await;
+                let said = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+                printable(String::from_utf8_lossy(&said).trim(), 200)
+            };
+            let said = if said.is_empty() { said } else { format!(": {said}") };
+            Err(Failure { why: format!("it answers {status}{said}"), answered: true, permanent })
         };
         tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| {
             Err(Failure::temporary(format!("it did not answer within {} s", PATIENCE.as_secs())))
         })
     }
 
-    fn request(
+    async fn request(
         &self,
         body: Bytes,
         headers: &[(HeaderName, HeaderValue)],
@@ -137,12 +152,13 @@ impl Server {
         let url = match &self.remote.at {
             Address::Url(url) => url.to_string(),
             Address::File(path) => {
-                let text = secret(path)?;
+                let text = secret(path).await?;
                 crate::config::value::url(&text)
                     .map_err(|why| Failure::temporary(format!("{}: {why}", path.display())))?
                     .into()
             }
         };
+        let url = if self.path.is_empty() { &url } else { url.trim_end_matches('/') };
         let uri: Uri = format!("{url}{}", self.path)
             .parse()
             .map_err(|_| Failure::temporary("its address is no URL"))?;
@@ -152,7 +168,7 @@ impl Server {
             .header(USER_AGENT, concat!("detector/", env!("CARGO_PKG_VERSION")))
             .header(CONTENT_TYPE, "application/json");
         if let Some(path) = &self.remote.token_file {
-            let mut token = HeaderValue::from_str(&format!("Bearer {}", secret(path)?))
+            let mut token = HeaderValue::from_str(&format!("Bearer {}", secret(path).await?))
                 .map_err(|_| Failure::temporary(format!("{}: is no token", path.display())))?;
             token.set_sensitive(true);
             request = request.header(AUTHORIZATION, token);
@@ -165,8 +181,8 @@ impl Server {
 }
 
 /// What a file with a secret holds, without white space around it.
-pub(super) fn secret(path: &Path) -> Result<String, Failure> {
-    let text = fs::read_to_string(path).map_err(|error| {
+pub(super) async fn secret(path: &Path) -> Result<String, Failure> {
+    let text = tokio::fs::read_to_string(path).await.map_err(|error| {
         Failure::temporary(format!("{} cannot be read: {error}", path.display()))
     })?;
     Ok(text.trim().to_owned())
@@ -174,13 +190,13 @@ pub(super) fn secret(path: &Path) -> Result<String, Failure> {
 
 /// Whom to believe: the certificates in this file, else those of the system. Where the system has
 /// none, only plain HTTP works, and that is said when it matters.
-fn client_config(ca: Option<&Path>) -> Result<ClientConfig, String> {
+async fn client_config(ca: Option<&Path>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = ca {
         let wrong = |why: &dyn std::fmt::Display| {
             format!("{} has no certificates that can be used: {why}", path.display())
         };
-        let text = fs::read(path).map_err(|error: io::Error| wrong(&error))?;
+        let text = tokio::fs::read(path).await.map_err(|error| wrong(&error))?;
         for certificate in CertificateDer::pem_slice_iter(&text) {
             let certificate = certificate.map_err(|error| wrong(&error))?;
             roots.add(certificate).map_err(|error| wrong(&error))?;
@@ -189,7 +205,9 @@ fn client_config(ca: Option<&Path>) -> Result<ClientConfig, String> {
             return Err(wrong(&"there is none in it"));
         }
     } else {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let load = || rustls_native_certs::load_native_certs().certs;
+        let found = tokio::task::spawn_blocking(load).await.unwrap_or_default();
+        roots.add_parsable_certificates(found);
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)

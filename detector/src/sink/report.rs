@@ -249,6 +249,11 @@ impl Report {
         format!("{test}{what}{}", charge.reason)
     }
 
+    /// By what the wall clock's times are told.
+    pub fn boot(&self) -> BootWall {
+        self.boot
+    }
+
     /// Where it says what to do: an address, or the command that shows the page.
     pub fn runbook(&self) -> String {
         self.origin.runbook(self.finding.charge.means.as_str())
@@ -377,12 +382,8 @@ pub fn attacker_of(finding: &Finding) -> String {
     let interface = attacker.interface.as_ref().map(|name| format!("interface {name}"));
     let service = attacker.service.as_ref().map(|key| format!("service {key}"));
     let pod = attacker.pod.as_ref().map(|key| format!("pod {key}"));
-    // What nobody is known for is not one attacker's.
-    let nobody = || match finding.key.subject.prefix() {
-        Some(prefix) => format!("nobody known, for {prefix}"),
-        None => "nobody known".to_owned(),
-    };
-    pod.or(service).or(node).or(gateway).or(interface).unwrap_or_else(nobody)
+    // All together: who cannot be named must not count as many.
+    pod.or(service).or(node).or(gateway).or(interface).unwrap_or_else(|| "nobody known".to_owned())
 }
 
 /// All means, in the order of the runbook's pages.

@@ -24,7 +24,11 @@ pub(super) fn run(mut inlet: Inlet, output: Output) {
                 let why = format!(
                     "standard output cannot be written ({error}): no more findings go there"
                 );
-                inlet.failed(&why, delivery.numbers);
+                inlet.failed(1, &why, delivery.numbers);
+                // Nobody reads any more: what comes is counted.
+                while let Some(delivery) = inlet.blocking_next() {
+                    inlet.failed(1, &why, delivery.numbers);
+                }
                 return;
             }
         }

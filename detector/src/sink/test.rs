@@ -40,7 +40,7 @@ pub async fn run(mut config: Config, out: &mut dyn Write) -> Result<bool> {
     tokio::task::spawn_blocking(move || sinks.end_within(PATIENCE)).await?;
     let mut all = true;
     let degraded = health.degraded();
-    for sink in telemetry.sinks() {
+    for sink in telemetry.sinks().into_iter().filter(|sink| sink.name != super::DESK) {
         let delivered = sink.delivered > 0;
         all &= delivered;
         let capability = format!("sink:{}", sink.name);

@@ -13,28 +13,34 @@ use crate::config::outlets::{Format, Webhook};
 /// signs its own (X-Hub-Signature-256).
 const SIGNATURE: HeaderName = HeaderName::from_static("x-detector-signature-256");
 
+/// How often a server may answer that it does not take a message: then it is that message that it
+/// does not take, and those behind it get their turn. One that cannot be reached is tried for ever.
+const ANSWERS: u32 = 12;
+
 /// Posts until there is no more to post.
 pub(super) async fn run(mut inlet: Inlet, webhook: Webhook) {
     let mut backoff = Backoff::new();
     let mut server = None;
     while let Some(delivery) = inlet.next().await {
         let body = body(&delivery, webhook.format);
+        let mut answers = 0;
         loop {
-            match post(&mut server, &webhook, body.clone()).await {
-                Ok(()) => {
-                    backoff.reset();
-                    inlet.delivered(1, delivery.numbers);
-                    break;
-                }
-                Err(failure) if failure.temporary => {
-                    inlet.retrying(&failure.why);
-                    tokio::time::sleep(backoff.pause()).await;
-                }
-                Err(failure) => {
-                    inlet.failed(&failure.why, delivery.numbers);
-                    break;
-                }
+            let Err(failure) = post(&mut server, &webhook, body.clone()).await else {
+                backoff.reset();
+                inlet.delivered(1, delivery.numbers);
+                break;
+            };
+            answers += u32::from(failure.answered);
+            if failure.permanent || answers == ANSWERS {
+                inlet.failed(1, &failure.why, delivery.numbers);
+                break;
             }
+            if !failure.answered {
+                // Its certificates may have been replaced.
+                server = None;
+            }
+            inlet.retrying(&failure.why);
+            tokio::time::sleep(backoff.pause()).await;
         }
     }
 }
@@ -42,11 +48,12 @@ pub(super) async fn run(mut inlet: Inlet, webhook: Webhook) {
 async fn post(server: &mut Option<Server>, webhook: &Webhook, body: Bytes) -> Result<(), Failure> {
     let server = match server {
         Some(server) => server,
-        None => server.insert(Server::new(webhook.remote.clone(), "")?),
+        None => server
+            .insert(Server::new(webhook.remote.clone(), "", webhook.secret_file.is_some()).await?),
     };
     let mut headers = Vec::new();
     if let Some(path) = &webhook.secret_file {
-        headers.push((SIGNATURE, sign(secret(path)?.as_bytes(), &body)));
+        headers.push((SIGNATURE, sign(secret(path).await?.as_bytes(), &body)));
     }
     server.post(body, &headers).await
 }

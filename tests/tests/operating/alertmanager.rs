@@ -32,7 +32,7 @@ fn an_alert_comes_and_goes_with_the_finding() {
     let url = receiver.url("/notify");
     let alertmanager = Alertmanager::start(Some(namespace), 0, Some(&url)).unwrap();
     let agent = stage.start(&json!({
-        "sinks": { "alertmanagers": [{ "name": "main", "url": alertmanager.url() }] },
+        "sinks": { "alertmanagers": [{ "name": "main", "url": alertmanager.url(), "lingers": "1s" }] },
     }));
     let key = Stage::key(0, EVIL[0]);
     stage.attack(0..1, EVIL[0]);
@@ -75,9 +75,25 @@ fn an_alert_comes_and_goes_with_the_finding() {
     stage.attack(0..1, EVIL[1]);
     hear(&agent, &Stage::key(0, EVIL[1]), "opened");
     alertmanager.restart().unwrap();
-    let alerts = wait_for_alerts(&alertmanager, |alerts| {
-        alerts.iter().any(|alert| alert["labels"]["key"] == *Stage::key(0, EVIL[1]))
+    wait_for_alerts(&alertmanager, |alerts| {
+        let stands = |key: &str| alerts.iter().any(|alert| alert["labels"]["key"] == key);
+        stands(&Stage::key(0, EVIL[1])) && !stands(&Stage::key(1, EVIL[0]))
     });
-    assert!(alerts.iter().all(|alert| alert["labels"]["key"] != *Stage::key(1, EVIL[0])));
+
+    // What was over at once is told to people all the same, if later than it was over.
+    receiver.take();
+    stage.attack(0..1, EVIL[2]);
+    stage.relent(0..1, EVIL[2]);
+    hear(&agent, &Stage::key(0, EVIL[2]), "closed");
+    let tells = |status: &str, received: &[detector_tests::real::receiver::Received]| {
+        received.iter().any(|one| {
+            let body = one.request.json().unwrap();
+            let alerts = body["alerts"].as_array().unwrap();
+            alerts.iter().any(|alert| {
+                alert["labels"]["attacker_pod"] == "evil-three" && alert["status"] == status
+            })
+        })
+    };
+    receiver.wait_until(|all| tells("firing", all) && tells("resolved", all), LONG).unwrap();
     agent.stop().unwrap();
 }

@@ -144,7 +144,7 @@ fn what_somebody_takes_care_of_is_told_again_only_when_it_gets_worse_or_is_over(
     let stage = Stage::new(4);
     let receiver = Receiver::start(Some(stage.node.namespace()), 0).unwrap();
     let agent = stage.start(&json!({
-        "alerts": { "repeat": "1s" },
+        "alerts": { "repeat": "1s", "window": "1s" },
         "sinks": { "webhooks": [{ "name": "hook", "url": receiver.url("/") }] },
     }));
     let key = Stage::key(0, EVIL[0]);

@@ -139,7 +139,7 @@ fn each_format_is_what_its_receivers_expect_and_test_alert_says_what_arrived() {
     }
     let receiver = Receiver::start(None, 0).unwrap();
     let gone = Receiver::start(None, 0).unwrap();
-    gone.usually(Manner::Answer(Answer::new(404)));
+    gone.usually(Manner::Answer(Answer::new(410)));
     let formats = ["json", "slack", "falco", "otlp"];
     let mut hooks: Vec<Value> = formats
         .iter()
@@ -178,5 +178,5 @@ fn each_format_is_what_its_receivers_expect_and_test_alert_says_what_arrived() {
     write(&hooks);
     let (_, err, code) = detector(&["test-alert", "--config", text(&path)]);
     assert_eq!(code, Some(1));
-    assert!(err.ends_with("gone: not delivered: it answers 404 Not Found: \n"), "{err}");
+    assert!(err.ends_with("gone: not delivered: it answers 410 Gone\n"), "{err}");
 }

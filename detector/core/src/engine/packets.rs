@@ -120,22 +120,26 @@ impl Engine {
             return;
         };
         let until = now.after(self.facts.settings.answer);
-        if self.watching.close(address, until, finding) {
+        let earlier = self.facts.earlier.remove(&finding.key);
+        if self.watching.close(address, until, (finding, earlier)) {
             self.said.push_back(Output::Count(address));
         }
     }
 
     /// Tells the findings that waited for the last count of an address.
     fn close(&mut self, address: IpAddr) {
-        for mut finding in self.watching.counted(address) {
+        for (mut finding, earlier) in self.watching.counted(address) {
             let key = &finding.key;
             let last = judge::diverted(&self.facts, &key.subject, &key.target, &finding.charge);
+            let last = match (last, &earlier) {
+                (last, None) => last,
+                (last, Some(earlier)) => Some(last.unwrap_or_default().after(earlier)),
+            };
             // Of a pod that is gone nobody knows any more which connections it answered.
             let packets = |traffic: &Option<Diverted>| traffic.as_ref().map(|all| all.packets);
             if last.is_none() || packets(&last) >= packets(&finding.charge.traffic) {
                 finding.charge.traffic = last;
             }
-            self.facts.earlier.remove(&finding.key);
             self.said.push_back(Output::Finding(Box::new(finding)));
         }
     }
@@ -143,8 +147,7 @@ impl Engine {
     /// Tells those for which nobody counts in time; all where no time is given.
     pub(super) fn close_overdue(&mut self, now: Option<BootTime>) {
         for address in self.watching.overdue(now) {
-            for finding in self.watching.counted(address) {
-                self.facts.earlier.remove(&finding.key);
+            for (finding, _) in self.watching.counted(address) {
                 self.said.push_back(Output::Finding(Box::new(finding)));
             }
         }

@@ -1,13 +1,17 @@
 //! Findings from an earlier life of the agent: they stand until it is known again what they rest on.
 //!
 //! After a restart nothing is known at first, and what cannot be seen yet must not close a finding,
-//! nor take anything of it back. So a restored finding is not judged before the senses that it rests
-//! on have told all there is, or time is up for those that may never.
+//! nor take anything of it back. So a restored finding is left as it is until the senses that it rests
+//! on have told all there is, or time is up for those that may never. As long as the cluster has told
+//! nothing in this life, it ends only where the kernel has taken away what leads there. What else
+//! happens to the same destination is judged as ever.
 
 use std::collections::BTreeSet;
 
 use super::Engine;
-use crate::finding::{Claim, Claimant, Finding, State, Subject};
+use crate::finding::{Claim, Claimant, Finding, State, Subject, Target};
+use crate::judge;
+use crate::ledger::Blinded;
 use crate::observation::Sense;
 use crate::time::BootTime;
 use crate::traffic::{Pretended, Tally};
@@ -29,11 +33,6 @@ pub(super) struct Restoring {
 // === impl Restoring ===
 
 impl Restoring {
-    /// Whether the subject is not to be judged yet.
-    pub(super) fn holds(&self, subject: &Subject) -> bool {
-        self.held.contains(subject)
-    }
-
     /// Lets time pass.
     pub(super) fn pass(&mut self, now: BootTime) {
         self.until = self.until.filter(|until| now < *until);
@@ -112,18 +111,59 @@ impl Engine {
         self.judge_all(now, now, ready);
     }
 
+    /// What of a subject's restored findings cannot be judged now.
+    pub(super) fn blinded(&self, subject: &Subject) -> Blinded {
+        if !self.ledger.has_restored(subject) {
+            return Blinded::Not;
+        }
+        if self.restoring.held.contains(subject) {
+            return Blinded::Whole;
+        }
+        if self.has_heard_of_cluster() {
+            return Blinded::Not;
+        }
+        let tables = &self.facts.kernel;
+        let all = || {
+            let targets = self.ledger.targets(subject);
+            targets.cloned().collect::<BTreeSet<Target>>()
+        };
+        Blinded::Cluster(match subject {
+            Subject::Prefix(prefix) => tables
+                .fib
+                .get(*prefix)
+                .iter()
+                .flat_map(|entry| judge::targets(&self.facts, entry))
+                .collect(),
+            Subject::Rule(rule) if tables.rule_since(rule).is_some() => all(),
+            Subject::Neighbour(neighbour) if tables.neighbour_since(neighbour).is_some() => all(),
+            Subject::Translation(translation)
+                if self.facts.translations.iter().any(|known| known == *translation) =>
+            {
+                all()
+            }
+            // They rest on what is seen here, and end by themselves.
+            _ => BTreeSet::new(),
+        })
+    }
+
+    /// Whether the API server has told all there is at least once in this life.
+    fn has_heard_of_cluster(&self) -> bool {
+        self.facts.pools.is_told() && CLUSTER.iter().all(|sense| self.facts.synced.contains(sense))
+    }
+
     fn is_in_sight(&self, subject: &Subject) -> bool {
         let told = |sense: &Sense| self.facts.synced.contains(sense);
         let overdue = self.restoring.until.is_none();
-        let cluster = self.facts.pools.is_told() && CLUSTER.iter().all(told);
-        if !told(&Sense::Kernel) || !(cluster || overdue) {
+        if !told(&Sense::Kernel) || !(self.has_heard_of_cluster() || overdue) {
             return false;
         }
         match subject {
             // Nobody can say that a claim was taken back but who told of it.
             Subject::Claim(Claim { claimant: Claimant::Pod(_), .. }) => told(&Sense::Pods),
             Subject::Claim(Claim { claimant: Claimant::Service(_), .. }) => told(&Sense::Services),
-            Subject::Translation(_) => told(&Sense::Translations) || overdue,
+            Subject::Translation(_) => {
+                (told(&Sense::Translations) && told(&Sense::Connections)) || overdue
+            }
             Subject::Prefix(_)
             | Subject::Rule(_)
             | Subject::Neighbour(_)

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use crate::finding::{Finding, FindingKey, Subject};
+use crate::finding::{Diverted, Finding, FindingKey, Subject};
 use crate::route::{IfIndex, Prefix};
 use crate::time::BootTime;
 
@@ -14,10 +14,13 @@ pub(super) struct Watching {
     /// Who has an interest in the packets of an address.
     by_address: BTreeMap<IpAddr, BTreeSet<Subject>>,
     /// Findings that are over, by address, and when they are told at the latest.
-    closing: BTreeMap<IpAddr, (BootTime, Vec<Finding>)>,
+    closing: BTreeMap<IpAddr, (BootTime, Vec<Closing>)>,
     sources: HashMap<IfIndex, Vec<Prefix>>,
     ranges: Vec<Prefix>,
 }
+
+/// A finding that is over, and what it had diverted before the agent was last started.
+pub(super) type Closing = (Finding, Option<Diverted>);
 
 /// What is to be said when a subject has an interest, or none any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,22 +75,22 @@ impl Watching {
 
     /// Lets a finding that is over wait for the last count of its address; true where that has to be
     /// asked for.
-    pub(super) fn close(&mut self, address: IpAddr, until: BootTime, finding: Finding) -> bool {
+    pub(super) fn close(&mut self, address: IpAddr, until: BootTime, finding: Closing) -> bool {
         let (_, waiting) = self.closing.entry(address).or_insert_with(|| (until, Vec::new()));
         waiting.push(finding);
         waiting.len() == 1
     }
 
     /// The findings that waited for this count.
-    pub(super) fn counted(&mut self, address: IpAddr) -> Vec<Finding> {
+    pub(super) fn counted(&mut self, address: IpAddr) -> Vec<Closing> {
         self.closing.remove(&address).map(|(_, findings)| findings).unwrap_or_default()
     }
 
     /// A finding of this key that still waits, so that it is told before the next of the same key.
     pub(super) fn take(&mut self, address: IpAddr, key: &FindingKey) -> Option<Finding> {
         let (_, waiting) = self.closing.get_mut(&address)?;
-        let at = waiting.iter().position(|finding| finding.key == *key)?;
-        let finding = waiting.remove(at);
+        let at = waiting.iter().position(|(finding, _)| finding.key == *key)?;
+        let (finding, _) = waiting.remove(at);
         if waiting.is_empty() {
             self.closing.remove(&address);
         }

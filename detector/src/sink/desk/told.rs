@@ -1,13 +1,12 @@
 //! What was told, of whom it is not known yet whether they have it, and who takes care of it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use detector_core::finding::{Finding, FindingKey, State};
-use detector_core::time::BootTime;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use super::super::book::{Accepted, Kept};
+use super::super::book::{Accepted, Boot, Kept};
 use super::super::report::{Acknowledgement, How, Report};
 
 /// A finding, and what became of it on its way to people.
@@ -15,32 +14,42 @@ use super::super::report::{Acknowledgement, How, Report};
 pub(in crate::sink) struct Entry {
     n: u64,
     report: Report,
+    boot: Boot,
     /// Sinks that were told of it one by one.
     pub(super) told: BTreeSet<Box<str>>,
-    awaits: BTreeSet<Box<str>>,
+    /// Sinks that were told of it in a summary.
+    pub(super) summed: BTreeSet<Box<str>>,
+    /// Sinks that may not have all that was told, and the number of the last that they have to confirm.
+    awaits: BTreeMap<Box<str>, u64>,
     accepted: Option<Accepted>,
-    last: BootTime,
+    /// When it was last told, by the wall clock: that goes on while the agent does not run.
+    last: Timestamp,
 }
 
 /// All of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::sink) struct Told {
     entries: HashMap<FindingKey, Entry>,
-    by_number: HashMap<u64, FindingKey>,
+    /// The findings of numbers that some sinks have yet to confirm, and how many have to.
+    numbers: HashMap<u64, (FindingKey, usize)>,
     last: u64,
+    /// This boot.
+    boot: Box<str>,
 }
 
 // === impl Entry ===
 
 impl Entry {
-    fn new(report: &Report) -> Self {
+    fn new(report: &Report, boot: Boot) -> Self {
         Self {
             n: 0,
             report: report.clone(),
+            boot,
             told: BTreeSet::new(),
-            awaits: BTreeSet::new(),
+            summed: BTreeSet::new(),
+            awaits: BTreeMap::new(),
             accepted: None,
-            last: report.told,
+            last: Timestamp::now(),
         }
     }
 
@@ -53,109 +62,142 @@ impl Entry {
             && charge.certainty <= accepted.certainty
     }
 
+    /// Whether it is of another severity or verdict than was told last.
+    pub(super) fn is_turned_by(&self, report: &Report) -> bool {
+        let (old, new) = (&self.report.finding.charge, &report.finding.charge);
+        old.severity != new.severity || old.certainty != new.certainty
+    }
+
     /// Who takes care of it.
     pub(super) fn acknowledged(&self) -> Option<Acknowledgement> {
         self.accepted.as_ref().map(|accepted| accepted.by.clone())
+    }
+
+    fn is_over(&self) -> bool {
+        self.report.finding.state == State::Closed && self.awaits.is_empty()
+    }
+
+    fn kept(&self) -> Kept {
+        Kept {
+            n: self.n,
+            finding: self.report.finding.clone(),
+            told: self.told.clone(),
+            summed: self.summed.clone(),
+            awaits: self.awaits.clone(),
+            last: self.last,
+            boot: self.boot.clone(),
+            acknowledged: self.accepted.clone(),
+        }
     }
 }
 
 // === impl Told ===
 
 impl Told {
+    /// Nothing was told yet, in this boot.
+    pub(super) fn new(boot: Box<str>) -> Self {
+        Self { entries: HashMap::new(), numbers: HashMap::new(), last: 0, boot }
+    }
+
     /// The entry for a report's finding; a new one where it is new, or where the one before is over.
     pub(super) fn entry(&mut self, report: &Report) -> &Entry {
-        let entry =
-            self.entries.entry(report.finding.key.clone()).or_insert_with(|| Entry::new(report));
+        let boot = || Boot { id: self.boot.clone(), wall: report.boot() };
+        let key = report.finding.key.clone();
+        let entry = self.entries.entry(key).or_insert_with(|| Entry::new(report, boot()));
         if report.how == How::Opened {
-            self.by_number.remove(&entry.n);
-            *entry = Entry::new(report);
+            // Who has yet to hear of the one before hears of this one after it.
+            let awaits = std::mem::take(&mut entry.awaits);
+            *entry = Entry { awaits, ..Entry::new(report, boot()) };
         }
         entry
     }
 
-    /// Notes what is told, to whom, and to whom one by one; gives its number.
+    /// Whether anything is known of the finding.
+    pub(super) fn knows(&self, key: &FindingKey) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// Notes what is told, to whom one by one, and to whom in a summary; gives its number.
     pub(super) fn note(
         &mut self,
         report: &Report,
-        awaits: BTreeSet<Box<str>>,
         told: BTreeSet<Box<str>>,
+        summed: BTreeSet<Box<str>>,
     ) -> u64 {
         self.last += 1;
         let n = self.last;
         let key = report.finding.key.clone();
-        let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry::new(report));
-        self.by_number.remove(&entry.n);
+        let Some(entry) = self.entries.get_mut(&key) else { return n };
         entry.n = n;
         entry.report = report.clone();
-        // Who has not confirmed what was told before gets this behind it.
-        entry.awaits.extend(awaits);
+        entry.last = Timestamp::now();
+        let waiting = told.len() + summed.len();
+        for sink in told.iter().chain(&summed) {
+            entry.awaits.insert(sink.clone(), n);
+        }
         entry.told.extend(told);
-        entry.last = report.told;
-        self.by_number.insert(n, key);
+        entry.summed.extend(summed);
+        if waiting > 0 {
+            self.numbers.insert(n, (key, waiting));
+        }
         n
     }
 
-    /// Takes over what an earlier agent had told.
-    pub(super) fn restore(&mut self, kept: Kept, mut report: Report) {
-        let Kept { n, finding: _, told, awaits, acknowledged } = kept;
+    /// Takes over what an earlier agent had told. `known` are the sinks that there are.
+    pub(super) fn restore(&mut self, kept: Kept, mut report: Report, known: &BTreeSet<Box<str>>) {
+        let Kept { n, finding, told, summed, mut awaits, last, boot, acknowledged } = kept;
+        if report.finding.state == State::Closed && finding.state != State::Closed {
+            // What the boot took away is news to whoever was told that it began.
+            awaits.extend(told.iter().map(|sink| (sink.clone(), n)));
+        }
+        awaits.retain(|sink, _| known.contains(sink));
         report.acknowledged = acknowledged.as_ref().map(|accepted| accepted.by.clone());
         let key = report.finding.key.clone();
-        let now = report.told;
-        // What is over by the boot is news to whoever was told that it began.
-        let awaits = if report.finding.state == State::Closed && awaits.is_empty() {
-            told.clone()
-        } else {
-            awaits
-        };
-        let entry = Entry { n, report, told, awaits, accepted: acknowledged, last: now };
+        let entry = Entry { n, report, boot, told, summed, awaits, accepted: acknowledged, last };
         self.last = self.last.max(n);
-        self.by_number.insert(n, key.clone());
-        self.entries.insert(key, entry);
+        if !entry.is_over() {
+            self.entries.insert(key, entry);
+        }
     }
 
     /// What an earlier agent may not have told, with those who wait for it; the oldest first.
     pub(super) fn to_tell(&self) -> Vec<(Report, BTreeSet<Box<str>>)> {
         let mut entries: Vec<&Entry> = self.entries.values().collect();
         entries.sort_by_key(|entry| entry.n);
-        entries.into_iter().map(|entry| (entry.report.clone(), entry.awaits.clone())).collect()
+        entries
+            .into_iter()
+            .map(|entry| (entry.report.clone(), entry.awaits.keys().cloned().collect()))
+            .collect()
     }
 
-    /// Forgets that anybody waits: there is no such sink any more.
-    pub(super) fn nobody_waits(&mut self, key: &FindingKey) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        entry.awaits.clear();
-        let n = entry.n;
-        self.forget_if_over(n);
-    }
-
-    /// A sink has what was told.
+    /// A sink has what was told by this number, and all before of the same finding.
     pub(super) fn done(&mut self, n: u64, sink: &str) {
-        let entry = self.by_number.get(&n).and_then(|key| self.entries.get_mut(key));
-        if let Some(entry) = entry {
-            entry.awaits.remove(sink);
+        let Some((key, waiting)) = self.numbers.get_mut(&n) else { return };
+        if let Some(entry) = self.entries.get_mut(key) {
+            if entry.awaits.get(sink).is_some_and(|last| *last <= n) {
+                entry.awaits.remove(sink);
+            }
+            if entry.is_over() {
+                self.entries.remove(key);
+            }
+        }
+        *waiting -= 1;
+        if *waiting == 0 {
+            self.numbers.remove(&n);
         }
     }
 
-    /// Forgets a finding that is over and that everybody knows to be.
-    pub(super) fn forget_if_over(&mut self, n: u64) {
-        let Some(key) = self.by_number.get(&n) else { return };
-        let over = self.entries.get(key).is_some_and(|entry| {
-            entry.report.finding.state == State::Closed && entry.awaits.is_empty()
-        });
-        if over {
+    /// Forgets a finding that is over and that nobody waits to hear of.
+    pub(super) fn forget_if_over(&mut self, key: &FindingKey) {
+        if self.entries.get(key).is_some_and(Entry::is_over) {
             self.entries.remove(key);
-            self.by_number.remove(&n);
         }
     }
 
     /// Findings that are to be told again: those that stand for so long since they were told last, and
     /// those whose acknowledgement has expired, which is marked.
-    pub(super) fn due(
-        &mut self,
-        now: BootTime,
-        repeat: Duration,
-        wall: Timestamp,
-    ) -> Vec<(Report, bool)> {
+    pub(super) fn due(&mut self, repeat: Duration, wall: Timestamp) -> Vec<(Report, bool)> {
+        let repeat = SignedDuration::try_from(repeat).unwrap_or(SignedDuration::MAX);
         let mut due = Vec::new();
         for entry in self.entries.values_mut() {
             if entry.report.finding.state == State::Closed {
@@ -164,8 +206,9 @@ impl Told {
             let expired = entry.accepted.as_ref().is_some_and(|accepted| accepted.by.until <= wall);
             if expired {
                 entry.accepted = None;
+                entry.report.acknowledged = None;
             }
-            let old = !repeat.is_zero() && now.since(entry.last) >= repeat;
+            let old = !repeat.is_zero() && wall.duration_since(entry.last) >= repeat;
             if expired || (old && entry.accepted.is_none()) {
                 due.push((entry.report.clone(), expired));
             }
@@ -200,14 +243,13 @@ impl Told {
 
     /// Every finding that stands.
     pub(super) fn standing(&self) -> impl Iterator<Item = Finding> {
-        let all = self.entries.values().map(|entry| &entry.report.finding);
-        all.filter(|finding| finding.state != State::Closed).cloned()
+        self.reports().into_iter().map(|report| report.finding)
     }
 
-    /// Who takes care of which.
+    /// Every finding that stands, as it was told last.
     pub(super) fn reports(&self) -> Vec<Report> {
-        let standing = self.entries.values().map(|entry| &entry.report);
-        standing.filter(|report| report.finding.state != State::Closed).cloned().collect()
+        let all = self.entries.values().map(|entry| &entry.report);
+        all.filter(|report| report.finding.state != State::Closed).cloned().collect()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -215,22 +257,12 @@ impl Told {
     }
 
     /// As it is kept in the state file.
-    pub(super) fn kept(&self, n: u64) -> Option<Kept> {
-        self.by_number.get(&n).and_then(|key| self.entries.get(key)).map(kept)
+    pub(super) fn kept(&self, key: &FindingKey) -> Option<Kept> {
+        self.entries.get(key).map(Entry::kept)
     }
 
     /// All, as they are kept in the state file.
     pub(super) fn all(&self) -> impl Iterator<Item = Kept> {
-        self.entries.values().map(kept)
-    }
-}
-
-fn kept(entry: &Entry) -> Kept {
-    Kept {
-        n: entry.n,
-        finding: entry.report.finding.clone(),
-        told: entry.told.clone(),
-        awaits: entry.awaits.clone(),
-        acknowledged: entry.accepted.clone(),
+        self.entries.values().map(Entry::kept)
     }
 }

@@ -89,15 +89,19 @@ proptest! {
             }
             end.get_or_insert(now.after(window));
             let report = report(*attacker, u32::try_from(number).unwrap(), *how);
-            if limiter.admits(now, &report.attacker()) {
+            if limiter.admits(now, &report.attacker(), *how) {
                 told += 1;
-                *in_window.entry(report.attacker()).or_default() += 1;
+                let side = if *how == How::Closed { "ends" } else { "" };
+                *in_window.entry(format!("{side}{}", report.attacker())).or_default() += 1;
             } else {
                 limiter.hold(now, number as u64, &report);
                 held.push(number as u64);
             }
-            prop_assert!(in_window.values().all(|count| *count <= per_attacker));
-            prop_assert!(in_window.values().sum::<u32>() <= per_sink);
+            let (ends, others): (Vec<_>, Vec<_>) =
+                in_window.iter().partition(|(side, _)| side.starts_with("ends"));
+            prop_assert!(others.iter().all(|(_, count)| **count <= per_attacker));
+            prop_assert!(others.iter().map(|(_, count)| **count).sum::<u32>() <= per_sink);
+            prop_assert!(ends.iter().map(|(_, count)| **count).sum::<u32>() <= per_sink);
         }
         if let Some(batch) = limiter.flush(now) {
             summed += batch.counts.sum();
@@ -114,11 +118,11 @@ fn a_quiet_attacker_is_heard_beside_a_loud_one() {
     let mut limiter = Limiter::new(limits);
     for number in 0..5_000 {
         let report = report(1, number, How::Opened);
-        if !limiter.admits(BootTime::ZERO, &report.attacker()) {
+        if !limiter.admits(BootTime::ZERO, &report.attacker(), How::Opened) {
             limiter.hold(BootTime::ZERO, u64::from(number), &report);
         }
     }
-    assert!(limiter.admits(BootTime::ZERO, "pod default/quiet"));
+    assert!(limiter.admits(BootTime::ZERO, "pod default/quiet", How::Opened));
     let batch = limiter.end_window(BootTime::from_millis(60_000)).unwrap();
     assert_eq!(batch.counts, Counts { opened: 4_990, ..Counts::default() });
     assert_eq!(batch.attackers.len(), 1);
@@ -134,4 +138,18 @@ fn what_is_held_back_in_silence_is_told_at_the_end_of_a_window_of_its_own() {
     assert_eq!(limiter.next_deadline(), Some(BootTime::from_millis(60_000)));
     let batch = limiter.end_window(BootTime::from_millis(60_000)).unwrap();
     assert_eq!((batch.counts.closed, batch.numbers), (1, vec![1]));
+}
+
+#[test]
+fn reminders_and_the_noise_of_many_leave_room_for_what_is_new() {
+    let limits = Limits { window: Duration::from_mins(1), per_attacker: 10, per_sink: 100 };
+    let mut limiter = Limiter::new(limits);
+    let mut admitted = |attacker: u8, how| {
+        limiter.admits(BootTime::ZERO, &report(attacker, 1, how).attacker(), how)
+    };
+    let reminders = (0..200).filter(|n| admitted(n / 10, How::Repeated)).count();
+    assert_eq!(reminders, 50);
+    let noise = (0..200).filter(|n| admitted(n / 10, How::Opened)).count();
+    assert_eq!(noise, 25 + 12, "the rest of three quarters, and twelve not heard of before");
+    assert!(admitted(250, How::Opened), "and still another");
 }

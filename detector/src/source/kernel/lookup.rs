@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
+use detector_core::link::InterfaceName;
 use detector_core::route::Route;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::net::if_::if_indextoname;
@@ -63,8 +64,9 @@ pub fn lookup(address: IpAddr) -> io::Result<Fate> {
 
 /// The name of an interface, or its number where it has just gone.
 pub fn interface_name(index: u32) -> String {
-    let name = if_indextoname(index).ok().and_then(|name| name.into_string().ok());
-    name.unwrap_or_else(|| index.to_string())
+    let name = if_indextoname(index).ok();
+    let name = name.and_then(|name| InterfaceName::new(&name.to_string_lossy()));
+    name.map_or_else(|| index.to_string(), |name| name.to_string())
 }
 
 fn question(address: IpAddr, flags: u32) -> Vec<u8> {
