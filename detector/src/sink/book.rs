@@ -366,3 +366,6 @@ impl Kept {
         self.finding.state == State::Closed && self.awaits.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;

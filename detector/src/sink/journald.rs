@@ -222,6 +222,39 @@ fn priority(severity: Severity, over: bool) -> u8 {
 mod tests {
     use super::*;
 
+    /// What journald finds in a message that is larger than a datagram: a file that nobody can change.
+    #[test]
+    fn what_no_datagram_holds_goes_as_a_sealed_file() {
+        use std::io::{IoSliceMut, Read as _, Seek as _};
+        use std::os::fd::FromRawFd as _;
+
+        use nix::sys::socket::{ControlMessageOwned, recvmsg};
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let journald = UnixDatagram::bind(&path).unwrap();
+        let mut entry = Vec::new();
+        put(&mut entry, "MESSAGE", &"long ".repeat(1 << 18));
+        send(&mut None, &path, &entry).unwrap();
+        let mut bytes = [0; 16];
+        let mut buffer = [IoSliceMut::new(&mut bytes)];
+        let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+        let socket = journald.as_raw_fd();
+        let message =
+            recvmsg::<()>(socket, &mut buffer, Some(&mut space), MsgFlags::empty()).unwrap();
+        assert_eq!(message.bytes, 0);
+        let Some(ControlMessageOwned::ScmRights(files)) = message.cmsgs().unwrap().next() else {
+            panic!("no descriptor was sent");
+        };
+        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+        let mut file = unsafe { File::from_raw_fd(files[0]) };
+        file.rewind().unwrap();
+        let mut read = Vec::new();
+        file.read_to_end(&mut read).unwrap();
+        assert_eq!(read, entry);
+        assert!(file.write_all(b"more").is_err(), "it can still be changed");
+    }
+
     #[test]
     fn a_line_break_cannot_make_a_field() {
         let mut entry = Vec::new();

@@ -56,7 +56,7 @@ pub async fn run(mut config: Config, out: &mut dyn Write) -> Result<bool> {
 }
 
 /// A finding about an address that is set aside for documentation (RFC 5737).
-fn report(origin: &Arc<Origin>) -> Report {
+pub(super) fn report(origin: &Arc<Origin>) -> Report {
     let now = clock::now();
     let address = std::net::IpAddr::from([192, 0, 2, 1]);
     let finding = Finding {

@@ -82,9 +82,9 @@ fn an_alert_comes_and_goes_with_the_finding() {
 
     // What was over at once is told to people all the same, if later than it was over.
     receiver.take();
-    stage.attack(0..1, EVIL[2]);
-    stage.relent(0..1, EVIL[2]);
-    hear(&agent, &Stage::key(0, EVIL[2]), "closed");
+    stage.attack(1..2, EVIL[2]);
+    stage.relent(1..2, EVIL[2]);
+    hear(&agent, &Stage::key(1, EVIL[2]), "closed");
     let tells = |status: &str, received: &[detector_tests::real::receiver::Received]| {
         received.iter().any(|one| {
             let body = one.request.json().unwrap();

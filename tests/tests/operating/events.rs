@@ -9,7 +9,7 @@ use detector_tests::scenario::node::Node;
 use detector_tests::scenario::step::Step;
 use serde_json::json;
 
-use super::stage::{LONG, Stage};
+use super::stage::{LONG, Stage, detector, text};
 
 #[test]
 fn whoever_describes_either_pod_sees_it() {
@@ -41,6 +41,25 @@ fn whoever_describes_either_pod_sees_it() {
 
     stage.ip("route del ${db/host} dev ${dev default/evil}");
     described("default", "evil", "RouteHijackOver ");
+    // An HTTPS server is believed by its certificate, and by no other: here the API server, which
+    // answers that there is nothing.
+    let folder = stage.folder.path();
+    let kubeconfig = std::fs::read_to_string(cluster.kubeconfig_path()).unwrap();
+    let kubeconfig: serde_json::Value = serde_saphyr::from_str(&kubeconfig).unwrap();
+    let of_cluster = &kubeconfig["clusters"][0]["cluster"];
+    let ca = of_cluster["certificate-authority"].as_str().unwrap();
+    let server = of_cluster["server"].as_str().unwrap();
+    for (ca, expected) in [(Some(ca), "it answers 40"), (None, "it cannot be reached: ")] {
+        let hook = json!({ "name": "tls", "url": format!("{server}/nowhere"), "caFile": ca });
+        let config = json!({
+            "nodeName": "n", "api": { "enabled": false }, "sinks": { "webhooks": [hook] },
+        });
+        let path = folder.join("config.yaml");
+        std::fs::write(&path, config.to_string()).unwrap();
+        let (_, err, code) = detector(&["test-alert", "--config", text(&path)]);
+        assert_eq!(code, Some(1));
+        assert!(err.contains(&format!("tls: not delivered: {expected}")), "{err}");
+    }
     let sink = stage.sink_until("events", |sink| sink["queued"] == 0);
     assert_eq!((&sink["failed"], &sink["dropped"]), (&json!(0), &json!(0)), "{sink}");
     agent.stop().unwrap();
