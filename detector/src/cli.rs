@@ -22,7 +22,8 @@ Examples:
   detector test-alert --config config.yaml            whether alerts arrive where they should
   detector run --record r.jsonl; detector replay r.jsonl
 
-Exit codes: 0 all went well; 1 it failed, or `findings --fail` found some; 2 what was typed is wrong.";
+Exit codes: 0 all went well; 1 it failed, or `findings --fail` found some; 2 what was typed is wrong,
+or no agent answers.";
 
 /// Detects hijacked pod routes on a Calico node (CVE-2022-28224 and its relatives).
 #[derive(Parser, Debug)]

@@ -32,7 +32,11 @@ fn main() -> ExitCode {
             write(&written)
         }
         Command::Man { folder } => man(folder.as_deref()),
-        asked => client::run(&asked, &mut std::io::stdout().lock()),
+        asked => match client::run(&asked, &mut std::io::stdout().lock()) {
+            // Told apart from what `findings --fail` ends with.
+            Err(error) if !is_broken_pipe(&error) => return complain(&format!("{error:#}"), 2),
+            done => done,
+        },
     };
     match done {
         Ok(code) => code,

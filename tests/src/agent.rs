@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -71,6 +72,8 @@ pub struct Agent {
     /// What it may read again as long as it runs. A file that is gone would leave its path to
     /// whatever this process opens next.
     files: Vec<MemoryFile>,
+    /// Whether its standard output is read.
+    ear: Arc<(Mutex<bool>, Condvar)>,
 }
 
 /// The agent's program: the one named by `DETECTOR_BIN`, else the one beside this program.
@@ -110,8 +113,13 @@ impl Agent {
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let (stdout, stderr) = stdout.zip(stderr).context("the agent's output is piped")?;
         let (tell, findings) = channel();
+        let ear = Arc::new((Mutex::new(true), Condvar::new()));
+        let listening = Arc::clone(&ear);
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let (open, opened) = &*listening;
+                let open = open.lock().unwrap_or_else(PoisonError::into_inner);
+                drop(opened.wait_while(open, |open| !*open));
                 let at = now();
                 let finding = serde_json::from_str(&line)
                     .unwrap_or_else(|_| Value::String(format!("not JSON: {line}")));
@@ -129,12 +137,19 @@ impl Agent {
                 }
             }
         });
-        Ok(Self { child, findings, log, logged: Vec::new(), files: Vec::new() })
+        Ok(Self { child, findings, log, logged: Vec::new(), files: Vec::new(), ear })
     }
 
     /// Keeps files that the agent was given the paths of.
     pub fn keep(&mut self, files: impl IntoIterator<Item = MemoryFile>) {
         self.files.extend(files);
+    }
+
+    /// Reads its standard output, or lets it wait.
+    pub fn listen(&self, listen: bool) {
+        let (open, opened) = &*self.ear;
+        *open.lock().unwrap_or_else(PoisonError::into_inner) = listen;
+        opened.notify_all();
     }
 
     /// The process.

@@ -1,6 +1,7 @@
-//! Measurements of the packet programs on the real kernel.
+//! Measurements on the real kernel.
 
 mod filters;
 pub mod flood;
 pub mod interfaces;
+pub mod sinks;
 pub mod throughput;

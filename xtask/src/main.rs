@@ -94,6 +94,8 @@ enum Bench {
     /// A flood of packets for a watched address from ever new sources: what it costs the agent, and
     /// whether all are counted.
     Flood,
+    /// How soon a hijack is found while every sink takes what it is told, and while none does.
+    Sinks,
     /// What the packet programs cost a packet, beside an empty program.
     Packet,
     /// The engine's cost per observation by the number of routes and claims.
@@ -152,6 +154,10 @@ fn run(task: Task) -> Result<()> {
             build::bench("throughput")
         }
         Task::Bench(Bench::Flood) => build::bench("flood"),
+        Task::Bench(Bench::Sinks) => {
+            setup::observers()?;
+            build::bench("sinks")
+        }
         Task::Bench(Bench::Packet) => build::bench_packet(),
     }
 }

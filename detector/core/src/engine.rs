@@ -293,6 +293,14 @@ impl Engine {
         };
         let standing = self.ledger.standing().into_iter().filter(concerns);
         explanation.findings = standing.cloned().collect();
+        for opinion in &mut explanation.opinions {
+            // What was said stands until there is better: what it rested on may have to be asked anew.
+            let said = explanation.findings.iter().find(|finding| finding.key == opinion.key);
+            if let Some(Finding { charge, .. }) = said {
+                opinion.verdict = charge.certainty.as_str();
+                opinion.reason = Some(charge.reason.clone());
+            }
+        }
         explanation
     }
 

@@ -11,7 +11,7 @@ use crate::claim::Allocation;
 use crate::facts::fib::Entry;
 use crate::facts::links::KnownLink;
 use crate::facts::{Facts, Identity};
-use crate::finding::{Finding, Subject};
+use crate::finding::{Finding, FindingKey, Subject};
 use crate::judge::{Verdict, judge};
 use crate::link::InterfaceName;
 use crate::observation::NeighbourKind;
@@ -125,6 +125,8 @@ pub struct TranslationView {
 /// What the judge thinks of one place where packets end up.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Opinion {
+    /// What a finding about it has as its key.
+    pub key: FindingKey,
     /// What was judged.
     pub subject: String,
     /// Where packets end up.
@@ -414,6 +416,7 @@ fn opinions(
                 Verdict::Doubt(_) => ("pending", None),
                 Verdict::Charged(charge, _) => (charge.certainty.as_str(), Some(charge.reason)),
             };
+            let key = FindingKey { subject: subject.clone(), target: target.clone() };
             let subject = match &subject {
                 Subject::Prefix(prefix) => format!("route {prefix}"),
                 Subject::Rule(rule) => format!("rule {rule}"),
@@ -426,7 +429,7 @@ fn opinions(
                 Subject::Neighbour(neighbour) => format!("neighbour {}", neighbour.address),
                 Subject::Pretence(key) => format!("pretence as {}", key.pretence.as_str()),
             };
-            all.push(Opinion { subject, target: target.to_string(), verdict, reason, since });
+            all.push(Opinion { key, subject, target: target.to_string(), verdict, reason, since });
         }
     }
     all

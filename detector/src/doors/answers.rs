@@ -349,7 +349,7 @@ fn explained(explanation: Explanation, kernel: std::io::Result<Fate>) -> Explain
 }
 
 fn verdict(opinion: Opinion, boot: BootWall) -> VerdictView {
-    let Opinion { subject, target, verdict, reason, since } = opinion;
+    let Opinion { key: _, subject, target, verdict, reason, since } = opinion;
     VerdictView {
         subject,
         target,

@@ -102,8 +102,8 @@ pub(super) async fn unix(inside: Inside, path: PathBuf) {
             }
             Err(error) => {
                 let why = format!(
-                    "`detector status` and its like find nobody at {} ({error}): make its folder \
-                     writable, or choose another by --socket",
+                    "`detector status` and its like find nobody at {} ({error}): choose another by \
+                     --socket, or make its folder writable",
                     path.display()
                 );
                 inside.health.degrade(CAPABILITY, &why);

@@ -14,13 +14,12 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep_until};
 
 use super::outlet::{Delivery, Inlet, Message};
 use super::remote::{Backoff, Failure, Server};
 use super::report::{How, Report};
-use super::summary::Summary;
 use crate::config::outlets::{self as config, Remote};
 
 /// How often what stands is sent again.
@@ -107,6 +106,9 @@ pub(super) async fn run(mut inlet: Inlet, to: config::Alertmanager) {
                 if let Some(delivery) = delivery {
                     alerts.take(&inlet, delivery);
                 }
+                while let Some(delivery) = inlet.try_next() {
+                    alerts.take(&inlet, delivery);
+                }
             }
             (batch, used, result) = arrived(&mut under_way) => {
                 under_way = None;
@@ -166,14 +168,12 @@ async fn send(batch: Batch, server: Option<Server>, remote: Remote) -> Sent {
 impl Alerts {
     fn take(&mut self, inlet: &Inlet, delivery: Delivery) {
         let Delivery { message, numbers } = delivery;
-        let (key, alert, over) = match &message {
-            Message::Report(report) => {
-                (report.key(), Alert::of_report(report), report.how == How::Closed)
-            }
-            Message::Summary(summary) => {
-                (format!("flood {}", summary.since()), Alert::of_summary(summary), true)
-            }
+        let Message::Report(report) = &message else {
+            // Nothing is held back from it.
+            return;
         };
+        let (key, over) = (report.key(), report.how == How::Closed);
+        let alert = Alert::of_report(report);
         let new = || Standing {
             alert: alert.clone(),
             over,
@@ -352,27 +352,6 @@ impl Alert {
             annotations,
             starts_at: began,
             ends_at: ended.unwrap_or_else(|| later(Timestamp::now())),
-        }
-    }
-
-    /// What was held back is over by itself: it stands as long as it takes a person to see it.
-    fn of_summary(summary: &Summary) -> Self {
-        let labels = json!({
-            "alertname": "RouteHijackFlood",
-            "severity": summary.batch.severity.as_str(),
-            "node": summary.node(),
-        });
-        let annotations = json!({
-            "summary": summary.text(),
-            "description": summary.to_value().to_string(),
-            "runbook": summary.runbook(),
-        });
-        let map = |value: Value| value.as_object().cloned().unwrap_or_default();
-        Self {
-            labels: map(labels),
-            annotations: map(annotations),
-            starts_at: summary.since(),
-            ends_at: later(Timestamp::now()),
         }
     }
 }

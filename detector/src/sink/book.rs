@@ -31,9 +31,6 @@ const SCHEMA: &str = "detector.state/v1";
 /// Lines that are over before the file is written anew.
 const SLACK: usize = 1_024;
 
-/// How long an agent that is ending may keep the file.
-const HANDOVER: Duration = Duration::from_secs(3);
-
 /// A longer file than this is none of ours, in bytes.
 const LONGEST: u64 = 1 << 30;
 
@@ -140,9 +137,14 @@ pub(super) struct Book {
 impl Book {
     /// Reads what an earlier agent has left and goes on from there. What was read is given even where
     /// the file cannot be written.
-    pub(super) fn open(path: &Path, node: &str) -> (Result<Self, BookError>, Read) {
+    /// One that another agent has is waited for as long as `patience`: that one may be ending.
+    pub(super) fn open(
+        path: &Path,
+        node: &str,
+        patience: Duration,
+    ) -> (Result<Self, BookError>, Read) {
         let wrong = |source| BookError::Io { path: path.into(), source };
-        let locked = lock(path);
+        let locked = lock(path, patience);
         let lock = match locked {
             Ok(lock) => lock,
             Err(error) => return (Err(error), Read::default()),
@@ -245,7 +247,7 @@ impl From<io::Error> for Unread {
 }
 
 /// Takes the lock that keeps other agents away. One that is just ending is waited for.
-fn lock(path: &Path) -> Result<Flock<File>, BookError> {
+fn lock(path: &Path, patience: Duration) -> Result<Flock<File>, BookError> {
     let wrong = |source| BookError::Io { path: path.into(), source };
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(wrong)?;
@@ -256,7 +258,7 @@ fn lock(path: &Path) -> Result<Flock<File>, BookError> {
         .write(true)
         .open(beside(path, "lock"))
         .map_err(wrong)?;
-    let end = Instant::now() + HANDOVER;
+    let end = Instant::now() + patience;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),

@@ -30,6 +30,9 @@ use crate::clock::{self, BootWall};
 use crate::health::Health;
 use crate::telemetry::Telemetry;
 
+/// How long an agent that is ending may keep the state file.
+const HANDOVER: Duration = Duration::from_secs(3);
+
 /// How soon a state file that could not be written is tried again.
 const REPAIR: Duration = Duration::from_secs(10);
 
@@ -86,7 +89,7 @@ impl Desk {
         };
         let mut standing = Vec::new();
         if let Some(path) = desk.options.state.clone() {
-            let (book, left) = Book::open(&path, &desk.options.origin.node);
+            let (book, left) = Book::open(&path, &desk.options.origin.node, HANDOVER);
             standing = desk.take_over(left);
             match book {
                 Ok(book) => desk.book = Some(book),
@@ -185,13 +188,14 @@ impl Desk {
             let severe = report.severity() >= outlet.least;
             let concerns = match report.how {
                 _ if !only.is_empty() => only.contains(&outlet.name),
-                How::Repeated => outlet.repeats && severe && !quiet,
+                // Who keeps what stands shows who takes care of it.
+                How::Repeated => severe && (outlet.level || (outlet.repeats && !quiet)),
                 _ if outlet.record => true,
                 // Whoever was told that it began is told that it is over.
                 How::Closed => knows || entry.summed.contains(&outlet.name),
                 // Whoever has it as it was is told that it turned, be it for the better.
-                How::Updated if knows && turned => true,
-                _ => severe && !quiet,
+                How::Updated if knows && turned => outlet.level || !quiet,
+                _ => severe && (outlet.level || !quiet),
             };
             if !concerns {
                 continue;
@@ -274,7 +278,8 @@ impl Desk {
     fn repair(&mut self) {
         let Some(path) = self.options.state.clone() else { return };
         self.repair = None;
-        let (book, Read { kept, set_aside: _ }) = Book::open(&path, &self.options.origin.node);
+        let (book, Read { kept, set_aside: _ }) =
+            Book::open(&path, &self.options.origin.node, Duration::ZERO);
         let kept: Vec<_> =
             kept.into_iter().filter(|kept| !self.told.knows(&kept.finding.key)).collect();
         for mut kept in kept {
@@ -398,6 +403,7 @@ impl Desk {
                 let answered = match found {
                     Some((key, accepted)) => {
                         self.note_acknowledgement(&key, accepted.as_ref());
+                        self.show_acknowledgement(&key);
                         Ok(())
                     }
                     None => Err(format!(
@@ -418,6 +424,18 @@ impl Desk {
                     self.hand(at, Delivery { message, numbers: Vec::new() });
                 }
             }
+        }
+    }
+
+    /// Shows who takes care of a finding where it stands.
+    fn show_acknowledgement(&mut self, key: &FindingKey) {
+        let keeps = self.outlets.iter().filter(|(outlet, _)| outlet.level);
+        let keeps: BTreeSet<Box<str>> = keeps.map(|(outlet, _)| outlet.name.clone()).collect();
+        let Some((report, told)) = self.told.report(key) else { return };
+        let only: BTreeSet<Box<str>> = keeps.intersection(told).cloned().collect();
+        let report = report.repeated(clock::now());
+        if !only.is_empty() {
+            self.tell(report, &only);
         }
     }
 

@@ -162,6 +162,12 @@ impl Inlet {
         self.taken(delivery)
     }
 
+    /// The next message if there is one already.
+    pub(super) fn try_next(&mut self) -> Option<Delivery> {
+        let delivery = self.queue.try_recv().ok();
+        self.taken(delivery)
+    }
+
     /// Whether the agent is ending, and what cannot be delivered now never will be.
     pub(super) fn is_abandoned(&self) -> bool {
         self.queue.is_closed()

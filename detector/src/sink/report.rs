@@ -288,7 +288,7 @@ impl Report {
         let duration = self.finding.duration();
         Json {
             schema: SCHEMA,
-            time: self.wall(*at),
+            time: self.wall(if self.how == How::Repeated { self.told } else { *at }),
             node: &self.origin.node,
             key: key.to_string(),
             state: self.how.as_str(),

@@ -15,7 +15,7 @@ const SIGNATURE: HeaderName = HeaderName::from_static("x-detector-signature-256"
 
 /// How often a server may answer that it does not take a message: then it is that message that it
 /// does not take, and those behind it get their turn. One that cannot be reached is tried for ever.
-const ANSWERS: u32 = 12;
+const ANSWERS: u32 = 60;
 
 /// Posts until there is no more to post.
 pub(super) async fn run(mut inlet: Inlet, webhook: Webhook) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use detector_core::time::BootTime;
 use detector_tests::agent::{Agent, now};
-use detector_tests::measure::{flood, interfaces, throughput};
+use detector_tests::measure::{flood, interfaces, sinks, throughput};
 use detector_tests::process::{cpu, memory};
 use detector_tests::rawroute::{RouteWriter, nth};
 use detector_tests::scenario::node::Node;
@@ -89,7 +89,8 @@ fn main() -> Result<()> {
             let words = Words { scenario: &far, family: Family::Ipv4 };
             flood::run(words, &node(words)?, "default/evil", CART)
         }
-        _ => bail!("say which: latency, churn, interfaces, throughput or flood"),
+        Some("sinks") => sinks::run(),
+        _ => bail!("say which: latency, churn, interfaces, throughput, flood or sinks"),
     }
 }
 

@@ -7,7 +7,7 @@ use detector_tests::real::found_or_skip;
 use detector_tests::real::receiver::Receiver;
 use serde_json::{Value, json};
 
-use super::stage::{EVIL, LONG, Stage, hear};
+use super::stage::{EVIL, LONG, Stage, detector, hear, text};
 
 fn wait_for_alerts(alertmanager: &Alertmanager, good: impl Fn(&[Value]) -> bool) -> Vec<Value> {
     let end = Instant::now() + LONG;
@@ -48,6 +48,16 @@ fn an_alert_comes_and_goes_with_the_finding() {
     let began = told.finding["began"].as_str().unwrap();
     // Alertmanager keeps milliseconds.
     assert_eq!(alerts[0]["startsAt"].as_str().unwrap()[..23], began[..23]);
+
+    // Who takes care of it is shown there.
+    let socket = stage.socket();
+    detector(&["ack", &key, "--by", "alice", "--socket", text(&socket)]);
+    wait_for_alerts(&alertmanager, |alerts| {
+        let noted = alerts[0]["annotations"]["acknowledged"].as_str();
+        noted.is_some_and(|noted| noted.starts_with("by alice until "))
+    });
+    detector(&["ack", &key, "--undo", "--socket", text(&socket)]);
+    wait_for_alerts(&alertmanager, |alerts| alerts[0]["annotations"]["acknowledged"].is_null());
 
     // Its receiver is told, and told again when it is over.
     let is = |wanted: &'static str| {

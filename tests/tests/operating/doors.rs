@@ -61,7 +61,7 @@ fn an_operator_sees_how_the_agent_is_and_what_stands() {
     agent.stop().unwrap();
     assert!(!stage.socket().exists(), "the socket is left behind");
     let (_, err, code) = ask(&["status"]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert_eq!(err.lines().count(), 1, "{err}");
     assert!(err.contains("no agent answers"), "{err}");
 }

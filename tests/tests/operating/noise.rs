@@ -196,7 +196,7 @@ fn what_somebody_takes_care_of_is_told_again_only_when_it_gets_worse_or_is_over(
 
     let (_, err, code) =
         super::stage::detector(&["ack", "no such key", "--by", "x", "--socket", socket]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert_eq!(err.lines().count(), 1, "{err}");
     agent.stop().unwrap();
 }

@@ -252,6 +252,11 @@ impl Told {
         all.filter(|report| report.finding.state != State::Closed).cloned().collect()
     }
 
+    /// What was told of a finding last, and to whom.
+    pub(super) fn report(&self, key: &FindingKey) -> Option<(&Report, &BTreeSet<Box<str>>)> {
+        self.entries.get(key).map(|entry| (&entry.report, &entry.told))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
