@@ -146,7 +146,7 @@ fn latency(words: Words<'_>) -> Result<()> {
     println!("{:<34} {:>10} {:>10} {:>10} {:>10}", "", "p50", "p90", "p99", "max");
     let names = [
         "plain rtnetlink listener has it",
-        "agent writes the finding's line",
+        "agent has the finding to tell ",
         "reader has the line",
     ];
     for (at, name) in names.iter().enumerate() {

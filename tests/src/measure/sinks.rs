@@ -92,7 +92,18 @@ pub fn run() -> Result<()> {
         let found = until(&ask, HIJACKS as usize)?;
         latencies[usize::from(stalled)].extend(found.iter().map(latency));
         if round == 1 {
-            print_sinks(&ask("/v1/status")?);
+            // It counts each second.
+            let waits = |status: &Value| {
+                let sinks = status["sinks"].as_array().into_iter().flatten();
+                sinks.filter(|sink| sink["queued"].as_u64() > Some(0)).count() >= 3
+            };
+            let end = Instant::now() + PATIENCE;
+            let mut status = ask("/v1/status")?;
+            while !waits(&status) && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(100));
+                status = ask("/v1/status")?;
+            }
+            print_sinks(&status);
         }
         node.namespace().ip_batch(false, &routes("del"))?;
         until(&ask, 0)?;
