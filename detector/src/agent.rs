@@ -3,6 +3,7 @@
 //! It lets the engine have every observation in order, asks what the engine asks, tells what the
 //! engine tells, and owns up to every blindness: in the findings (`partial`), and in the log.
 
+mod log;
 mod numbers;
 mod packets;
 mod senses;
@@ -12,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use detector_core::engine::Output;
-use detector_core::finding::{Finding, Severity, State};
 use detector_core::observation::{Answer, KernelChange, Observation, Question, Reply, Sense, What};
 use detector_core::policy::AllowList;
 use detector_core::time::BootTime;
@@ -20,6 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
+use self::log::FindingLog;
 use self::packets::{connections_ready, dumped, packets_ready};
 use self::senses::Senses;
 use crate::cli::RunArgs;
@@ -126,6 +127,7 @@ struct Agent {
     cluster: Option<Arc<Counters>>,
     policy: Policy,
     boot: BootWall,
+    log: FindingLog,
 }
 
 /// Runs until SIGTERM or SIGINT. `args` are what `config` was made of: by them the file is read
@@ -137,9 +139,6 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
     let health = Health::new(Arc::clone(&telemetry));
     let recorder = recorder(&config, args, &health)?;
     let cluster = if config.api { Some(Cluster::connect(&config).await?) } else { None };
-    let client = cluster.as_ref().map(Cluster::client);
-    let (sinks, stood) = Sinks::start(&config, client, &health, &telemetry)
-        .context("no thread for the sinks: raise the limit of processes")?;
     let options = KernelOptions { ring_bytes: config.ring_bytes, ..KernelOptions::default() };
     let opened = KernelSource::open(config.route_source, options)?;
     info!(node = %config.node, routes = opened.source.as_str(), "watching");
@@ -148,6 +147,10 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         health.mark(ROUTES, why);
         warn!(why, "degraded: route changes come by plain netlink, which a burst can overflow");
     }
+
+    let client = cluster.as_ref().map(Cluster::client);
+    let (sinks, stood) = Sinks::start(&config, client, &health, &telemetry)
+        .context("no thread for the sinks: raise the limit of processes")?;
 
     let (tell, mut cluster_says) = mpsc::channel(CLUSTER_QUEUE);
     let (questions, mut cluster_tasks) = match cluster {
@@ -203,6 +206,7 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         cluster: cluster_tasks.as_ref().map(|running| Arc::clone(running.counters())),
         policy,
         boot: BootWall::now(),
+        log: FindingLog::new(),
     };
     agent.mind.restore(clock::now(), stood);
     agent.begin(&config, allow_list);
@@ -447,7 +451,7 @@ impl Agent {
         while let Some(output) = self.mind.poll() {
             match output {
                 Output::Finding(finding) => {
-                    log_finding(&finding);
+                    self.log.finding(&finding);
                     let told = clock::now();
                     self.telemetry.count_finding(&finding, told.since(finding.began));
                     self.mind.told(told, self.boot);
@@ -529,6 +533,7 @@ impl Agent {
             self.sinks.reconcile(standing, clock::now(), self.boot);
         }
         self.show_numbers();
+        self.log.end_window();
         if self.trimmed.elapsed() >= TRIM {
             self.trimmed = Instant::now();
             heap::trim();
@@ -579,16 +584,5 @@ async fn sleep(duration: Option<Duration>) {
     match duration {
         Some(duration) => tokio::time::sleep(duration).await,
         None => std::future::pending().await,
-    }
-}
-
-/// A word in the agent's own log, for those who read only that.
-fn log_finding(finding: &Finding) {
-    let (key, reason) = (finding.key.to_string(), &*finding.charge.reason);
-    let state = finding.state.as_str();
-    if finding.state == State::Opened && finding.charge.severity >= Severity::High {
-        warn!(key, state, reason, "finding");
-    } else {
-        debug!(key, state, reason, "finding");
     }
 }

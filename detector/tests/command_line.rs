@@ -17,7 +17,15 @@ fn detector(arguments: &[&str]) -> Command {
     for variable in ["NODE_NAME", "KUBECONFIG", "DETECTOR_CONFIG", "KUBERNETES_SERVICE_HOST"] {
         command.env_remove(variable);
     }
+    alone(&mut command);
     command
+}
+
+/// Makes it share nothing with whatever agent runs on this machine.
+fn alone(command: &mut Command) {
+    for variable in ["DETECTOR_LISTEN", "DETECTOR_SOCKET", "DETECTOR_STATE"] {
+        command.env(variable, "none");
+    }
 }
 
 /// Exactly one line on stderr, nothing on stdout, and this exit code.
@@ -129,6 +137,7 @@ fn without_rights_it_falls_back_visibly_or_says_what_it_needs() {
         let start = |arguments: &[&str]| {
             let mut command = Command::new(&program);
             command.args(arguments).uid(65_534).gid(65_534).stdin(Stdio::null());
+            alone(&mut command);
             command
         };
         let wanted = ["run", "--node-name", "a", "--no-api", "--route-source", "ebpf"];

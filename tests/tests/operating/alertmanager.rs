@@ -77,6 +77,10 @@ fn an_alert_comes_and_goes_with_the_finding() {
     let alerts = wait_for_alerts(&alertmanager, |alerts| alerts.len() == 3);
     let of = |pod: &str| alerts.iter().filter(|a| a["labels"]["attacker_pod"] == pod).count();
     assert_eq!((of("evil"), of("evil-two")), (2, 1));
+    let groups = alertmanager.groups().unwrap();
+    assert_eq!(groups.len(), 1, "the configuration groups by name: {groups:#?}");
+    assert_eq!(groups[0]["labels"]["alertname"], "RouteHijack");
+    assert_eq!(groups[0]["alerts"].as_array().unwrap().len(), 3);
 
     // What changes while it is away is true when it is back: it has forgotten all it knew.
     alertmanager.stop();
