@@ -16,8 +16,10 @@ use detector_core::engine::Output;
 use detector_core::observation::{Answer, KernelChange, Observation, Question, Reply, Sense, What};
 use detector_core::policy::AllowList;
 use detector_core::time::BootTime;
+use futures::FutureExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
 use self::log::FindingLog;
@@ -255,6 +257,7 @@ impl Agent {
         asked: &mut mpsc::Receiver<Inquiry>,
     ) -> Result<()> {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut kept = Instant::now();
         loop {
             self.pulse.beat();
@@ -263,6 +266,11 @@ impl Agent {
             if kept.elapsed() >= 2 * HOUSEKEEPING {
                 kept = Instant::now();
                 self.housekeeping();
+            }
+            let now = clock::now();
+            if self.mind.next_deadline().is_some_and(|due| due <= now) {
+                self.mind.tick(now);
+                self.listen();
             }
             let deadline = self.mind.next_deadline().map(|at| at.since(clock::now()));
             let wake = tokio::select! {
@@ -290,6 +298,13 @@ impl Agent {
                     ready.context("the kernel's records can no longer be waited for")?;
                     self.drain(Wanted::Budget(BUDGET));
                     self.own_up();
+                    // However fast the kernel goes on, the others get their turn.
+                    if let Ok(observation) = cluster.try_recv() {
+                        self.take(observation);
+                    }
+                    if let Some(step) = self.resync.next().now_or_never() {
+                        self.dump(step);
+                    }
                 }
                 Wake::Dump(step) => self.dump(step),
                 Wake::Cluster(observation) => self.take(observation),

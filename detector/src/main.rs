@@ -136,7 +136,7 @@ fn run(args: &RunArgs) -> ExitCode {
     };
     // What the agent makes names pods and addresses: nobody else's to read.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    let _log = init_log(args);
+    let log = init_log(args);
     keep_to_one_arena();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -149,10 +149,18 @@ fn run(args: &RunArgs) -> ExitCode {
         runtime.shutdown_timeout(FAREWELL);
         ended
     });
-    match ended {
+    let code = match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&format!("{error:#}"), 1),
-    }
+    };
+    // What is queued is written, if anybody reads it.
+    let (tell, written) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        drop(log);
+        let _ = tell.send(());
+    });
+    let _ = written.recv_timeout(3 * FAREWELL);
+    code
 }
 
 /// Makes the allocator give all threads one arena: what listings leave behind in an arena for each

@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use detector_core::engine::{Engine, Output};
 use detector_core::finding::Finding;
@@ -33,6 +33,9 @@ pub(crate) const RECORDING: &str = "recording";
 
 /// Lines that wait for the disk: what half a million changes of routes a second bring in a tenth of one.
 const QUEUE: usize = 65_536;
+
+/// How long the disk may take for what is queued at the end.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Why there is no recording, or why it cannot be replayed.
 #[derive(Error, Debug)]
@@ -114,7 +117,8 @@ pub enum Line {
 /// Writes a recording, by a thread of its own: a slow disk ends the recording, and delays nobody.
 pub struct Recorder {
     lines: Option<SyncSender<Vec<u8>>>,
-    writer: Option<JoinHandle<()>>,
+    /// Tells when all is written.
+    written: Receiver<()>,
 }
 
 /// What a replay came to.
@@ -160,16 +164,19 @@ impl Recorder {
         file.write_all(&line(&Written::Recording(&header)).map_err(wrong)?).map_err(wrong)?;
         file.flush().map_err(wrong)?;
         let (lines, queue) = sync_channel(QUEUE);
-        let writer = std::thread::Builder::new()
+        let (tell, written) = sync_channel(1);
+        std::thread::Builder::new()
             .name("recorder".to_owned())
             .spawn(move || {
                 if let Err(error) = write_all(file, &queue) {
                     let why = format!("the recording cannot be written and ends here: {error}");
                     health.degrade(RECORDING, &why);
                 }
+                // Nobody listens any more where the agent did not wait.
+                let _ = tell.send(());
             })
             .map_err(wrong)?;
-        Ok(Self { lines: Some(lines), writer: Some(writer) })
+        Ok(Self { lines: Some(lines), written })
     }
 
     pub(crate) fn restore(&self, now: BootTime, findings: &[Finding]) -> Result<(), &'static str> {
@@ -194,7 +201,7 @@ impl Recorder {
 
     /// Ends it without waiting for the disk.
     pub(crate) fn abandon(mut self) {
-        self.writer = None;
+        (self.lines, self.written) = (None, sync_channel(1).1);
     }
 
     fn write(&self, written: &Written<'_>) -> Result<(), &'static str> {
@@ -210,10 +217,9 @@ impl Recorder {
 impl Drop for Recorder {
     fn drop(&mut self) {
         self.lines = None;
-        if let Some(writer) = self.writer.take() {
-            // It writes what is queued; where it has failed it has said so.
-            let _ = writer.join();
-        }
+        // It writes what is queued. Where it has failed it has said so; where the disk hangs, the end is
+        // missing.
+        let _ = self.written.recv_timeout(FAREWELL);
     }
 }
 

@@ -59,6 +59,9 @@ const DESK: &str = "desk";
 /// Messages that wait for a sink that keeps what stands: it takes them at once, and has to have all.
 const LEVEL: usize = 65_536;
 
+/// How long the state file may take to be read: another agent, which is ending, may have it for a while.
+const OPENING: Duration = Duration::from_secs(5);
+
 /// How long the sinks may take for what is still queued when the agent ends.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -157,13 +160,22 @@ impl Sinks {
         let backlog = Arc::clone(&options.backlog);
         health.expect(DESK);
         telemetry.expect_sink(DESK);
-        let (desk, standing) = Desk::open(options, making.outlets);
-        let (end, ended) = sync_channel(1);
+        let (outlets, (end, ended), (tell, told)) =
+            (making.outlets, sync_channel(1), sync_channel(0));
+        // In its thread: the disk may hang.
         spawn("desk", move || {
-            desk.run(&inbox);
+            let (desk, standing) = Desk::open(options, outlets);
+            let known = tell.send(standing).is_ok();
+            desk.run(&inbox, known);
             // Nobody listens any more where the agent did not wait.
             let _ = end.send(());
         })?;
+        let standing = told.recv_timeout(OPENING).unwrap_or_else(|_| {
+            let why = "the state file cannot be read in time: findings that stand are told anew";
+            health.degrade(desk::STATE, why);
+            Vec::new()
+        });
+        drop(told);
         let sinks = Self {
             to,
             backlog,

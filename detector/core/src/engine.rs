@@ -529,7 +529,7 @@ impl Engine {
         for question in live.asks.union(&gone.asks) {
             self.ask(now, *question);
         }
-        let blinded = self.blinded(subject);
+        let blinded = self.blinded(now, subject);
         let verdicts = Verdicts { live: live.verdicts, gone: gone.verdicts, blinded };
         let cap = self.facts.settings.waiting_cap;
         let overflowed = self.ledger.overflowed;

@@ -183,6 +183,10 @@ impl Ledger {
             cases.targets.keys().filter(|target| !live.contains_key(target)).cloned().collect();
         for target in absent {
             if cases.is_spared(&target, &blinded) {
+                if let Some(case) = cases.targets.get_mut(&target) {
+                    // Only news can help: a time that has passed would be met for ever.
+                    case.next = None;
+                }
                 continue;
             }
             let ended = cases.ended;

@@ -55,6 +55,8 @@ struct Standing {
     version: u64,
     /// The version that the server has.
     sent: Option<u64>,
+    /// Whether the server may know the alert under its labels.
+    offered: bool,
     /// Alerts under other labels that have to be ended, by those labels.
     former: HashMap<String, Alert>,
     /// What it tells.
@@ -180,6 +182,7 @@ impl Alerts {
             since: None,
             version: 0,
             sent: None,
+            offered: false,
             former: HashMap::new(),
             numbers: Vec::new(),
             words: 0,
@@ -194,12 +197,16 @@ impl Alerts {
             standing.since = None;
         }
         let (labels, before) = (labels_of(&alert), labels_of(&standing.alert));
-        if labels != before && standing.sent.is_some() {
+        if labels != before && standing.offered {
             let mut former = standing.alert.clone();
             former.ends_at = Timestamp::now();
             standing.former.insert(before, former);
         }
         standing.former.remove(&labels);
+        if report.past {
+            // People were told when it began, by the agent before.
+            standing.since = Some(Timestamp::UNIX_EPOCH);
+        }
         standing.alert = alert;
         standing.over = over;
         standing.version += 1;
@@ -208,12 +215,13 @@ impl Alerts {
     }
 
     /// What the server does not have, as much as is sent at once.
-    fn batch(&self) -> Option<Batch> {
+    fn batch(&mut self) -> Option<Batch> {
         let mut body = vec![b'['];
         let mut members = Vec::new();
         let lingers = self.lingers;
-        let news = self.standing.iter().filter(|(_, standing)| standing.has_news(lingers));
+        let news = self.standing.iter_mut().filter(|(_, standing)| standing.has_news(lingers));
         for (key, standing) in news {
+            standing.offered = true;
             let current = standing.current(lingers);
             for alert in standing.former.values().chain([&current]) {
                 if body.len() > 1 {

@@ -311,7 +311,9 @@ fn read(path: &Path, node: &str) -> Result<Read, Unread> {
             (1, _) => return nonsense("it does not begin as a state file does".to_owned()),
             (_, Line::Book(_)) => return nonsense(format!("line {number} begins another file")),
             (_, Line::Finding(new)) => {
-                numbers.insert(new.n, new.finding.key.clone());
+                for n in new.awaits.values().chain([&new.n]) {
+                    numbers.insert(*n, new.finding.key.clone());
+                }
                 kept.insert(new.finding.key.clone(), *new);
             }
             (_, Line::Done { n, sink }) => {

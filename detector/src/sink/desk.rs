@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use self::told::Told;
-use super::book::{Accepted, Book, BookError, Read, boot_id};
+use super::book::{Accepted, Book, BookError, Kept, Read, boot_id};
 use super::limit::Limiter;
 use super::outlet::{Confirmed, Delivery, Message, Outlet};
 use super::report::{How, Origin, Report};
@@ -33,6 +33,9 @@ use crate::telemetry::Telemetry;
 /// How long an agent that is ending may keep the state file.
 const HANDOVER: Duration = Duration::from_secs(3);
 
+/// How long the engine may take to find by itself what it was not told of: the longest grace and more.
+const LATE: Duration = Duration::from_mins(2);
+
 /// How soon a state file that could not be written is tried again.
 const REPAIR: Duration = Duration::from_secs(10);
 
@@ -43,7 +46,7 @@ const GLANCE: Duration = Duration::from_secs(1);
 const UNREAD: &str = "unread";
 
 /// The name of the capability that the state file is.
-const STATE: &str = "state";
+pub(super) const STATE: &str = "state";
 
 /// What the desk is made of.
 pub(super) struct Options {
@@ -67,6 +70,10 @@ pub(super) struct Desk {
     boot: BootWall,
     /// When it last looked for what is to be told again.
     glanced: Instant,
+    /// Findings that stood before and that the engine was not told of, since they could not be read in
+    /// time: what of them still stands it finds by itself.
+    late: Vec<Kept>,
+    began: Instant,
 }
 
 // === impl Desk ===
@@ -86,6 +93,8 @@ impl Desk {
             told: Told::new(boot_id()),
             boot: BootWall::now(),
             glanced: Instant::now(),
+            late: Vec::new(),
+            began: Instant::now(),
         };
         let mut standing = Vec::new();
         if let Some(path) = desk.options.state.clone() {
@@ -133,7 +142,8 @@ impl Desk {
             } else if finding.state != State::Closed {
                 standing.push(finding.clone());
             }
-            let report = Report::new(&self.options.origin, boot, told, finding);
+            let mut report = Report::new(&self.options.origin, boot, told, finding);
+            report.past = earlier;
             self.told.restore(kept, report, &known);
         }
         if !standing.is_empty() {
@@ -143,8 +153,12 @@ impl Desk {
     }
 
     /// Tells sinks what an earlier agent may not have told them, then works until told to end.
-    pub(super) fn run(mut self, inbox: &Receiver<In>) {
-        self.tell_what_was_not(true);
+    /// `known` is whether the engine was told of the findings that stood.
+    pub(super) fn run(mut self, inbox: &Receiver<In>, known: bool) {
+        if !known {
+            self.late = self.told.take_standing();
+        }
+        self.tell_what_was_not();
         let patience = loop {
             let wait = self.next_deadline().unwrap_or(GLANCE).min(GLANCE);
             match inbox.recv_timeout(wait) {
@@ -173,7 +187,7 @@ impl Desk {
     /// Tells a report to whom it concerns: `only` to these sinks, where any are named.
     fn tell(&mut self, mut report: Report, only: &BTreeSet<Box<str>>) {
         let key = report.finding.key.clone();
-        if report.how == How::Closed && !self.told.knows(&key) {
+        if report.how == How::Closed && only.is_empty() && self.told.says(&key).is_none() {
             // Nobody was told that it began, or it was closed here already.
             return;
         }
@@ -209,7 +223,7 @@ impl Desk {
             if passes { singly.push(at) } else { summed.push(at) }
         }
         let names = |all: &[usize]| all.iter().map(|at| self.outlets[*at].0.name.clone()).collect();
-        let n = self.told.note(&report, names(&singly), names(&summed));
+        let n = self.told.note(&report, names(&singly), names(&summed), only.is_empty());
         // Before anybody is told: who is killed in between has it to tell again.
         self.write(&key);
         let report = Arc::new(report);
@@ -273,23 +287,20 @@ impl Desk {
         self.repair = Some(Instant::now() + REPAIR);
     }
 
-    /// Opens the state file again and writes all that is known to it. What it holds and nobody here
-    /// knows is over: it could not be read when the agent began, and what stands was told since.
+    /// Opens the state file again and writes all that is known to it.
     fn repair(&mut self) {
         let Some(path) = self.options.state.clone() else { return };
         self.repair = None;
         let (book, Read { kept, set_aside: _ }) =
             Book::open(&path, &self.options.origin.node, Duration::ZERO);
-        let kept: Vec<_> =
-            kept.into_iter().filter(|kept| !self.told.knows(&kept.finding.key)).collect();
-        for mut kept in kept {
-            if kept.finding.state != State::Closed {
-                kept.boot.id = UNREAD.into();
-            }
-            drop(self.take_over(Read { kept: vec![kept], set_aside: None }));
-        }
+        let known = |key: &FindingKey| {
+            self.told.knows(key) || self.late.iter().any(|late| late.finding.key == *key)
+        };
+        let unknown: Vec<Kept> =
+            kept.into_iter().filter(|kept| !known(&kept.finding.key)).collect();
+        self.late.extend(unknown);
         let written = book.and_then(|mut book| {
-            let rewritten = book.rewrite(self.told.all());
+            let rewritten = book.rewrite(self.all());
             rewritten.map_err(|source| BookError::Io { path, source })?;
             Ok(book)
         });
@@ -297,27 +308,58 @@ impl Desk {
             Ok(book) => {
                 self.book = Some(book);
                 self.options.health.restore(STATE);
-                self.tell_what_was_not(false);
             }
             Err(error) => self.broke(&error),
         }
     }
 
-    fn tell_what_was_not(&mut self, from_the_start: bool) {
+    /// Tells of findings that came too late for the engine that they are over, unless it has found them
+    /// by itself: it has had the time.
+    fn give_up_late(&mut self) {
+        if self.late.is_empty() || self.began.elapsed() < LATE {
+            return;
+        }
+        for mut kept in std::mem::take(&mut self.late) {
+            let key = kept.finding.key.clone();
+            if self.told.knows(&key) {
+                continue;
+            }
+            if kept.finding.state != State::Closed {
+                kept.boot.id = UNREAD.into();
+            }
+            drop(self.take_over(Read { kept: vec![kept], set_aside: None }));
+            self.tell_to_those_who_wait(&key);
+        }
+    }
+
+    fn tell_what_was_not(&mut self) {
         for (report, mut only) in self.told.to_tell() {
             let closed = report.finding.state == State::Closed;
-            if !closed && from_the_start {
+            if !closed {
                 // Who keeps what stands begins with nothing.
                 let keeps = self.outlets.iter().filter(|(outlet, _)| outlet.level);
                 let keeps = keeps.filter(|(outlet, _)| report.severity() >= outlet.least);
                 only.extend(keeps.map(|(outlet, _)| outlet.name.clone()));
             }
-            if (closed || from_the_start) && !only.is_empty() {
+            if !only.is_empty() {
                 let report = if closed { report } else { report.repeated(clock::now()) };
                 self.tell(report, &only);
             }
         }
         self.rewrite_if(true);
+    }
+
+    fn tell_to_those_who_wait(&mut self, key: &FindingKey) {
+        let waiting = self.told.to_tell();
+        let this = waiting.into_iter().find(|(report, _)| report.finding.key == *key);
+        if let Some((report, only)) = this.filter(|(_, only)| !only.is_empty()) {
+            self.tell(report, &only);
+        }
+    }
+
+    /// All that is kept.
+    fn all(&self) -> impl Iterator<Item = Kept> {
+        self.told.all().chain(self.late.iter().cloned())
     }
 
     fn look_around(&mut self) {
@@ -335,6 +377,7 @@ impl Desk {
         if self.repair.is_some_and(|due| Instant::now() >= due) {
             self.repair();
         }
+        self.give_up_late();
         let again = self.told.due(self.options.repeat, Timestamp::now());
         for (report, expired) in again {
             if expired {
@@ -355,11 +398,12 @@ impl Desk {
     }
 
     fn rewrite_if(&mut self, anyway: bool) {
-        let kept = self.told.len();
+        let kept = self.told.len() + self.late.len();
         let Some(book) = self.book.as_mut().filter(|book| anyway || book.is_stale(kept)) else {
             return;
         };
-        if let Err(source) = book.rewrite(self.told.all()) {
+        let all = self.told.all().chain(self.late.iter().cloned());
+        if let Err(source) = book.rewrite(all) {
             self.cannot_write(source);
         }
     }

@@ -61,6 +61,8 @@ pub struct Report {
     pub acknowledged: Option<Acknowledgement>,
     /// Whether it is only a test of the sinks.
     pub test: bool,
+    /// Whether it was over before the agent began.
+    pub past: bool,
     origin: Arc<Origin>,
     boot: BootWall,
 }
@@ -211,7 +213,7 @@ impl Report {
     pub fn new(origin: &Arc<Origin>, boot: BootWall, told: BootTime, finding: Finding) -> Self {
         let how = finding.state.into();
         let origin = Arc::clone(origin);
-        Self { finding, how, told, acknowledged: None, test: false, origin, boot }
+        Self { finding, how, told, acknowledged: None, test: false, past: false, origin, boot }
     }
 
     /// The same, told again.

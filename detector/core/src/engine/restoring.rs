@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 
 use super::Engine;
+use crate::facts::translations::CONNECTION_SPEAKS;
 use crate::finding::{Claim, Claimant, Finding, State, Subject, Target};
 use crate::judge;
 use crate::ledger::Blinded;
@@ -112,7 +113,7 @@ impl Engine {
     }
 
     /// What of a subject's restored findings cannot be judged now.
-    pub(super) fn blinded(&self, subject: &Subject) -> Blinded {
+    pub(super) fn blinded(&self, now: BootTime, subject: &Subject) -> Blinded {
         if !self.ledger.has_restored(subject) {
             return Blinded::Not;
         }
@@ -132,23 +133,34 @@ impl Engine {
                 .fib
                 .get(*prefix)
                 .iter()
+                .filter(|entry| {
+                    let table = entry.route.table;
+                    table.is_builtin() || tables.rule_for(table).is_some()
+                })
                 .flat_map(|entry| judge::targets(&self.facts, entry))
                 .collect(),
             Subject::Rule(rule) if tables.rule_since(rule).is_some() => all(),
             Subject::Neighbour(neighbour) if tables.neighbour_since(neighbour).is_some() => all(),
-            Subject::Translation(translation)
-                if self.facts.translations.iter().any(|known| known == *translation) =>
-            {
-                all()
+            Subject::Translation(translation) => {
+                let translations = &self.facts.translations;
+                let connected = translations.connected(translation);
+                let speaks = connected
+                    .is_some_and(|connected| now < connected.last.after(CONNECTION_SPEAKS));
+                let stands = speaks || translations.rules(translation).next().is_some();
+                if stands { all() } else { BTreeSet::new() }
             }
             // They rest on what is seen here, and end by themselves.
             _ => BTreeSet::new(),
         })
     }
 
-    /// Whether the API server has told all there is at least once in this life.
+    /// Whether the API server has told all there is at least once in this life, or all that it will.
     fn has_heard_of_cluster(&self) -> bool {
-        self.facts.pools.is_told() && CLUSTER.iter().all(|sense| self.facts.synced.contains(sense))
+        let told = |sense: &Sense| self.facts.synced.contains(sense);
+        // A sense that never comes, for want of a right, say, is not waited for longer than elsewhere.
+        let pods = told(&Sense::Pods) && !self.facts.blind.contains_key(&Sense::Pods);
+        (self.facts.pools.is_told() && CLUSTER.iter().all(told))
+            || (self.restoring.until.is_none() && pods)
     }
 
     fn is_in_sight(&self, subject: &Subject) -> bool {

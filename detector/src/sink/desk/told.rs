@@ -117,12 +117,14 @@ impl Told {
         self.entries.contains_key(key)
     }
 
-    /// Notes what is told, to whom one by one, and to whom in a summary; gives its number.
+    /// Notes what is told, to whom one by one, and to whom in a summary; gives its number. What is told
+    /// to some only reminds nobody else.
     pub(super) fn note(
         &mut self,
         report: &Report,
         told: BTreeSet<Box<str>>,
         summed: BTreeSet<Box<str>>,
+        to_all: bool,
     ) -> u64 {
         self.last += 1;
         let n = self.last;
@@ -130,7 +132,9 @@ impl Told {
         let Some(entry) = self.entries.get_mut(&key) else { return n };
         entry.n = n;
         entry.report = report.clone();
-        entry.last = Timestamp::now();
+        if to_all {
+            entry.last = Timestamp::now();
+        }
         let waiting = told.len() + summed.len();
         for sink in told.iter().chain(&summed) {
             entry.awaits.insert(sink.clone(), n);
@@ -158,6 +162,13 @@ impl Told {
         if !entry.is_over() {
             self.entries.insert(key, entry);
         }
+    }
+
+    /// Takes out what stands.
+    pub(super) fn take_standing(&mut self) -> Vec<Kept> {
+        let standing = |entry: &Entry| entry.report.finding.state != State::Closed;
+        let taken = self.entries.extract_if(|_, entry| standing(entry));
+        taken.map(|(_, entry)| entry.kept()).collect()
     }
 
     /// What an earlier agent may not have told, with those who wait for it; the oldest first.
