@@ -126,9 +126,17 @@ impl Stage {
         self.node.start_agent_with(self.words, "auto", &all).unwrap()
     }
 
-    /// Asks the agent over its socket.
+    /// Asks the agent over its socket, as soon as it is there: an agent that was killed leaves one
+    /// behind which nobody answers, and the next has to make its own first.
     pub(crate) fn ask(&self, path: &str) -> Value {
-        over_unix(&self.socket(), &Request::get(path)).unwrap().json().unwrap()
+        let end = Instant::now() + LONG;
+        loop {
+            match over_unix(&self.socket(), &Request::get(path)) {
+                Ok(answer) => return answer.json().unwrap(),
+                Err(error) => assert!(Instant::now() < end, "{error:#}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Asks again and again until the answer is good.
