@@ -16,7 +16,7 @@ Examples:
   detector config show --config config.yaml           what all of it amounts to
   detector status                                     what the agent of this node sees, and does not
   detector findings -o wide                           what stands now
-  detector explain 10.244.7.9                         whose it is, by whom, and where packets for it go
+  detector explain 10.244.7.9                         whose it is, by whom, where its packets go
   detector acknowledge '10.244.7.9/32 dev cali1' --for 4h --by alice
   detector runbook dnat                               what to do about a finding of this kind
   detector test-alert --config config.yaml            whether alerts arrive where they should
