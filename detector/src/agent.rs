@@ -225,7 +225,7 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
 
 fn recorder(config: &Config, args: &RunArgs, health: &Health) -> Result<Option<Recorder>> {
     let Some(path) = &args.record else { return Ok(None) };
-    let origin = Origin { node: config.node.0.clone(), runbooks: config.alerts.runbooks.clone() };
+    let origin = Origin::of(config);
     Ok(Some(Recorder::create(path, &origin, config.settings(), health.clone())?))
 }
 
@@ -327,10 +327,8 @@ impl Agent {
                     debug!(%error, "for whom the node answers is not known");
                 }
                 Wake::Inquiry(inquiry) => self.answer(inquiry),
-                Wake::Deadline => {
-                    self.mind.tick(clock::now());
-                    self.listen();
-                }
+                // What is due is done before the next wait, whatever woke the loop.
+                Wake::Deadline => {}
                 Wake::Housekeeping => {
                     kept = Instant::now();
                     self.housekeeping();

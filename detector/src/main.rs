@@ -108,12 +108,7 @@ fn test_alert(args: &RunArgs) -> ExitCode {
         Ok(config) => config,
         Err(error) => return complain(&error.to_string(), ConfigError::EXIT_CODE),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("no threads: raise the limit of processes");
-    let tested = runtime.and_then(|runtime| {
+    let tested = runtime().and_then(|runtime| {
         runtime.block_on(sink::test::run(config, &mut std::io::stderr().lock()))
     });
     match tested {
@@ -121,6 +116,14 @@ fn test_alert(args: &RunArgs) -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => complain(&format!("{error:#}"), 1),
     }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("no threads for the agent: raise the limit of processes")
 }
 
 /// How long what still goes on is waited for at the end.
@@ -138,12 +141,7 @@ fn run(args: &RunArgs) -> ExitCode {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let log = init_log(args);
     keep_to_one_arena();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("no threads for the agent: raise the limit of processes");
-    let ended = runtime.and_then(|runtime| {
+    let ended = runtime().and_then(|runtime| {
         let ended = runtime.block_on(agent::run(config, args));
         // A look-up of a name, say, cannot be broken off.
         runtime.shutdown_timeout(FAREWELL);

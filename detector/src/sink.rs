@@ -137,10 +137,7 @@ impl Sinks {
         telemetry: &Arc<Telemetry>,
     ) -> io::Result<(Self, Vec<Finding>)> {
         let (to, inbox) = channel::<In>();
-        let origin = Arc::new(Origin {
-            node: config.node.0.clone(),
-            runbooks: config.alerts.runbooks.clone(),
-        });
+        let origin = Arc::new(Origin::of(config));
         let mut making = Making {
             config,
             to: to.clone(),

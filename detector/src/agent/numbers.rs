@@ -1,7 +1,5 @@
 //! The agent's numbers, for metrics and status.
 
-use detector_core::observation::Sense;
-
 use super::Agent;
 use crate::doors::Watching;
 use crate::source::packets::Packets;
@@ -98,17 +96,3 @@ impl Agent {
         }
     }
 }
-
-/// All senses, by the names that metrics have for them.
-pub(super) const SENSES: [Sense; 10] = [
-    Sense::Kernel,
-    Sense::Pods,
-    Sense::Nodes,
-    Sense::Feature,
-    Sense::Pools,
-    Sense::Services,
-    Sense::Allowances,
-    Sense::Packets,
-    Sense::Connections,
-    Sense::Translations,
-];

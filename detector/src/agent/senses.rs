@@ -6,7 +6,6 @@ use std::sync::Arc;
 use detector_core::observation::Sense;
 use tracing::{info, warn};
 
-use super::numbers::SENSES;
 use crate::doors::Pulse;
 use crate::health::Health;
 
@@ -21,6 +20,9 @@ pub(super) const AWAITED: [Sense; 7] = [
     Sense::Allowances,
 ];
 
+/// The senses that the agent does not wait for.
+const OTHERS: [Sense; 3] = [Sense::Packets, Sense::Connections, Sense::Translations];
+
 /// What is seen.
 #[derive(Debug)]
 pub(super) struct Senses {
@@ -33,7 +35,7 @@ pub(super) struct Senses {
 impl Senses {
     /// Nothing is seen yet; without the API only the kernel is awaited.
     pub(super) fn new(api: bool, health: Health, pulse: Arc<Pulse>) -> Self {
-        for sense in SENSES {
+        for sense in AWAITED.into_iter().chain(OTHERS) {
             health.expect(sense.as_str());
         }
         let awaited = AWAITED.into_iter().filter(|sense| api || *sense == Sense::Kernel).collect();

@@ -43,29 +43,59 @@ const LARGEST: usize = 64 << 10;
 
 /// Serves metrics and probes.
 pub(super) async fn tcp(inside: Inside, listen: SocketAddr) {
-    const CAPABILITY: &str = "metrics";
-    inside.health.expect(CAPABILITY);
-    let listener = loop {
-        match TcpListener::bind(listen).await {
-            Ok(listener) => break listener,
-            Err(error) => {
-                let why = format!(
-                    "metrics and probes cannot be served at {listen} ({error}): free it, or choose \
-                     another by --listen"
-                );
-                inside.health.degrade(CAPABILITY, &why);
-            }
-        }
-        tokio::time::sleep(AGAIN).await;
+    let why = |error: &io::Error| {
+        format!(
+            "metrics and probes cannot be served at {listen} ({error}): free it, or choose another \
+             by --listen"
+        )
     };
-    inside.health.restore(CAPABILITY);
+    let listener = opened(&inside, "metrics", || TcpListener::bind(listen), why).await;
     let mut guests = Guests::default();
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => guests.admit(converse(stream, inside.clone(), false)),
-            // Out of descriptors: somebody will give one back.
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        guests.welcome(listener.accept().await, &inside, false).await;
+    }
+}
+
+/// Serves those who run commands of the agent on its node.
+pub(super) async fn unix(inside: Inside, path: PathBuf) {
+    let open = || async {
+        let listener = bind(&path).await?;
+        // By this the agent knows its own again.
+        let own = fs::symlink_metadata(&path).map(|own| (own.dev(), own.ino()));
+        *inside.socket.lock().unwrap_or_else(PoisonError::into_inner) = own.ok();
+        Ok(listener)
+    };
+    let why = |error: &io::Error| {
+        format!(
+            "`detector status` and its like find nobody at {} ({error}): choose another by --socket, \
+             or make its folder writable",
+            path.display()
+        )
+    };
+    let listener = opened(&inside, "socket", open, why).await;
+    let mut guests = Guests::default();
+    loop {
+        guests.welcome(listener.accept().await, &inside, true).await;
+    }
+}
+
+/// Opens a door, however often that takes; health says why it is not open yet.
+async fn opened<L, F: Future<Output = io::Result<L>>>(
+    inside: &Inside,
+    capability: &'static str,
+    open: impl Fn() -> F,
+    why: impl Fn(&io::Error) -> String,
+) -> L {
+    inside.health.expect(capability);
+    loop {
+        match open().await {
+            Ok(listener) => {
+                inside.health.restore(capability);
+                return listener;
+            }
+            Err(error) => inside.health.degrade(capability, &why(&error)),
         }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -74,6 +104,18 @@ pub(super) async fn tcp(inside: Inside, listen: SocketAddr) {
 struct Guests(VecDeque<JoinHandle<()>>);
 
 impl Guests {
+    /// Serves whoever came to a door.
+    async fn welcome<S, A>(&mut self, came: io::Result<(S, A)>, inside: &Inside, private: bool)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        match came {
+            Ok((stream, _)) => self.admit(converse(stream, inside.clone(), private)),
+            // Out of descriptors: somebody will give one back.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+
     fn admit(&mut self, conversation: impl Future<Output = ()> + Send + 'static) {
         self.0.retain(|guest| !guest.is_finished());
         if self.0.len() >= AT_ONCE
@@ -85,39 +127,6 @@ impl Guests {
             // Whoever is not done by then comes again.
             let _ = tokio::time::timeout(LONGEST, conversation).await;
         }));
-    }
-}
-
-/// Serves those who run commands of the agent on its node.
-pub(super) async fn unix(inside: Inside, path: PathBuf) {
-    const CAPABILITY: &str = "socket";
-    inside.health.expect(CAPABILITY);
-    let listener = loop {
-        match bind(&path).await {
-            Ok(listener) => {
-                // By this the agent knows its own again.
-                let own = fs::symlink_metadata(&path).map(|own| (own.dev(), own.ino()));
-                *inside.socket.lock().unwrap_or_else(PoisonError::into_inner) = own.ok();
-                break listener;
-            }
-            Err(error) => {
-                let why = format!(
-                    "`detector status` and its like find nobody at {} ({error}): choose another by \
-                     --socket, or make its folder writable",
-                    path.display()
-                );
-                inside.health.degrade(CAPABILITY, &why);
-            }
-        }
-        tokio::time::sleep(AGAIN).await;
-    };
-    inside.health.restore(CAPABILITY);
-    let mut guests = Guests::default();
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => guests.admit(converse(stream, inside.clone(), true)),
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
     }
 }
 

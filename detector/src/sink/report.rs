@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::clock::BootWall;
+use crate::config::Config;
 
 /// The name and version of the shape of a finding in JSON. A field that is added keeps it; one that
 /// changes or goes makes a new one.
@@ -367,6 +368,11 @@ impl Report {
 }
 
 impl Origin {
+    /// What this agent's reports have in common.
+    pub fn of(config: &Config) -> Self {
+        Self { node: config.node.0.clone(), runbooks: config.alerts.runbooks.clone() }
+    }
+
     /// Where the runbook has this page.
     pub fn runbook(&self, page: &str) -> String {
         match &self.runbooks {

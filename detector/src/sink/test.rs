@@ -35,7 +35,7 @@ pub async fn run(mut config: Config, out: &mut dyn Write) -> Result<bool> {
     };
     let (sinks, _) = Sinks::start(&config, client, &health, &telemetry)
         .context("no thread for the sinks: raise the limit of processes")?;
-    let origin = Origin { node: config.node.0.clone(), runbooks: config.alerts.runbooks.clone() };
+    let origin = Origin::of(&config);
     sinks.send(In::Ask(Ask::Test(Box::new(report(&Arc::new(origin))))));
     tokio::task::spawn_blocking(move || sinks.end_within(PATIENCE)).await?;
     let mut all = true;
