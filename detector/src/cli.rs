@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, ConfigError, Output, PacketSource, RouteSource};
+use crate::config::{self, ConfigError, Hook, Output, PacketSource, RouteSource, WriterSource};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -187,6 +187,12 @@ pub struct RunArgs {
     /// How packets on pods' interfaces and uplinks are watched.
     #[arg(long, value_name = "HOW")]
     pub packets: Option<PacketSource>,
+    /// How it is known who writes a route.
+    #[arg(long, value_name = "HOW")]
+    pub writers: Option<WriterSource>,
+    /// Act as if the kernel refused this hook: for drills, to see what is degraded then and who is told.
+    #[arg(long, value_name = "HOOK", hide_short_help = true)]
+    pub refuse: Vec<Hook>,
     /// What findings look like.
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<Output>,

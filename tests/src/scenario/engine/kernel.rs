@@ -172,7 +172,7 @@ impl Kernel {
                     announced.push(KernelChange::Route {
                         route: self.routes[at].clone(),
                         place: Place::Instead,
-                        writer: 4242,
+                        writer: 4242.into(),
                     });
                 }
             }
