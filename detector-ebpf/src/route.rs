@@ -260,14 +260,15 @@ fn is_uplink(interface: u32) -> bool {
 #[inline(always)]
 fn record<const SENDERS: bool>(context: &SkBuffContext) -> Counter {
     let length = context.len();
+    let task = if SENDERS { task::current() } else { Task::default() };
     if length <= SMALL as u32 {
-        write::<SENDERS, SMALL, { SMALL + HEADER }>(context, length)
+        write::<SENDERS, SMALL, { SMALL + HEADER }>(context, length, task)
     } else if length <= MEDIUM as u32 {
-        write::<SENDERS, MEDIUM, { MEDIUM + HEADER }>(context, length)
+        write::<SENDERS, MEDIUM, { MEDIUM + HEADER }>(context, length, task)
     } else if length <= LARGE as u32 {
-        write::<SENDERS, LARGE, { LARGE + HEADER }>(context, length)
+        write::<SENDERS, LARGE, { LARGE + HEADER }>(context, length, task)
     } else {
-        let outcome = write::<SENDERS, SMALL, { SMALL + HEADER }>(context, SMALL as u32);
+        let outcome = write::<SENDERS, SMALL, { SMALL + HEADER }>(context, SMALL as u32, task);
         if outcome == Counter::Written {
             count(Counter::Truncated);
         }
@@ -280,6 +281,7 @@ fn record<const SENDERS: bool>(context: &SkBuffContext) -> Counter {
 fn write<const SENDERS: bool, const ROOM: usize, const SIZE: usize>(
     context: &SkBuffContext,
     kept: u32,
+    task: Task,
 ) -> Counter {
     let Some(mut entry) = RECORDS.reserve::<[u8; SIZE]>(0) else {
         return Counter::Lost;
@@ -294,7 +296,6 @@ fn write<const SENDERS: bool, const ROOM: usize, const SIZE: usize>(
     let loaded = unsafe {
         let at = bpf_ktime_get_boot_ns();
         let sender = if SENDERS { sender(context) } else { u32::MAX };
-        let task = if SENDERS { task::current() } else { Task::default() };
         let header = Header { at, kept, whole: context.len(), sender, kind: MESSAGE, task };
         start.cast::<Header>().write(header);
         bpf_skb_load_bytes(context.skb.skb.cast(), 0, start.add(HEADER).cast(), kept)

@@ -4,11 +4,11 @@
 //! socket of that group runs in the task that writes. No tracing is needed to see it, which many
 //! hosts refuse; only the right to read the kernel's memory, and to know where what lies.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel_str};
-use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_probe_read_kernel,
-    generated::bpf_get_current_cgroup_id,
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_current_task, bpf_probe_read_kernel,
+    bpf_probe_read_kernel_str,
 };
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{LruHashMap, PerCpuArray};
 use detector_ebpf::writer::{DEPTH, Layout, NAME, Path, Task};
@@ -62,10 +62,19 @@ pub(crate) fn word(at: *const u32) -> u32 {
 /// What lies so many bytes behind an address of the kernel's; zero where there is no such address.
 #[inline(always)]
 pub(crate) fn at<T: Copy + Default>(base: u64, offset: u32) -> T {
-    let pointer = base.wrapping_add(u64::from(offset)) as *const T;
-    // SAFETY: the helper reads kernel memory at whatever address it is given, or fails; all that is
-    // read are numbers, and any bytes are some.
-    unsafe { bpf_probe_read_kernel(pointer) }.unwrap_or_default()
+    let mut value = T::default();
+    // Where it fails it leaves zeros. To look at its answer would make two ways out of one, each time,
+    // and the verifier of older kernels follows them all.
+    // SAFETY: the helper reads kernel memory at whatever address it is given, or fails; it writes as
+    // many bytes as the value has, all that is read are numbers, and any bytes are some.
+    let _ = unsafe {
+        bpf_probe_read_kernel(
+            (&raw mut value).cast(),
+            size_of::<T>() as u32,
+            base.wrapping_add(u64::from(offset)) as *const _,
+        )
+    };
+    value
 }
 
 /// The number by which a task is known here: the address of its structure.
@@ -176,9 +185,8 @@ fn keep_path(task: u64, cgroup: u64, node: u64) {
         // at most `NAME` bytes to it.
         unsafe {
             let to = (&raw mut (*path).names).cast::<u8>().add(level * NAME);
-            if bpf_probe_read_kernel_str(to.cast(), NAME as u32, name as *const _) < 0 {
-                to.write(0);
-            }
+            // Where it fails it leaves zeros.
+            let _ = bpf_probe_read_kernel_str(to.cast(), NAME as u32, name as *const _);
         }
         depth += 1;
         node = parent;

@@ -128,6 +128,7 @@ fn run(task: Task) -> Result<()> {
     }
     if matches!(task, Task::Setup | Task::Test) {
         setup::observers()?;
+        setup::bird()?;
     }
     match task {
         Task::Setup => Ok(()),

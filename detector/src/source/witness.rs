@@ -91,17 +91,17 @@ impl Witness {
             .inspect_err(|error| debug!(%error, "the program's own log is not read"))
             .ok();
         let listener = Listener::open()?;
-        let sees_senders = match attach_program(&mut ebpf, "route", &listener) {
-            Ok(()) => true,
+        let sees = match attach_program(&mut ebpf, "route", &listener) {
+            Ok(()) => Ok(()),
             Err(error) => {
                 let error = one_line(&error);
                 debug!(error, "the program may not look at who sends a message");
                 attach_program(&mut ebpf, "route_blind_to_sender", &listener)
                     .map_err(|error| refusal(&error.into(), memory))?;
-                false
+                Err(error)
             }
         };
-        let (tracing, sight) = ground.trace(&mut ebpf, options, sees_senders);
+        let (tracing, sight) = ground.trace(&mut ebpf, options, sees.as_ref().err());
         let writers = Writers::by_record(take(&mut ebpf, "PATHS")?).map_err(|e| map_error(&e))?;
         let mut witness = Self {
             ring: RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(|e| map_error(&e))?,
@@ -115,7 +115,7 @@ impl Witness {
             _tracing: tracing,
             listener,
         };
-        witness.knows_senders = sees_senders && witness.try_senders()?;
+        witness.knows_senders = sees.is_ok() && witness.try_senders()?;
         if !witness.knows_senders {
             warn!(
                 "on this kernel the eBPF program cannot tell the kernel's messages from those that \

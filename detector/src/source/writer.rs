@@ -110,7 +110,7 @@ impl Ground {
         if options.source == WriterSource::Port {
             return unknown("not wanted (--writers port)".to_owned());
         }
-        let btf = match Btf::of_kernel() {
+        let btf = match Btf::of_kernel(&layout::NAMES) {
             Ok(btf) => btf,
             Err(error) => return unknown(error.to_string()),
         };
@@ -129,25 +129,23 @@ impl Ground {
         loader.override_global("LAYOUT", global, true);
     }
 
-    /// Traces the functions that write. `reads` is whether the filter may read the kernel's memory.
+    /// Traces the functions that write. `blind` is why the filter does not read the kernel's memory.
     pub(in crate::source) fn trace(
         &self,
         ebpf: &mut Ebpf,
         options: &WriterOptions,
-        reads: bool,
+        blind: Option<&String>,
     ) -> (Tracing, WriterSight) {
-        let reads_tasks = reads && self.tasks.is_ok();
+        let reads_tasks = blind.is_none() && self.tasks.is_ok();
         let tracing =
             Tracing::attach(ebpf, self.btf.as_ref(), reads_tasks, options.source, &options.refused);
         let all_traced = tracing.families.iter().all(Result::is_ok);
-        let writers = match &self.tasks {
-            _ if !reads => {
-                Err("the program may not read the kernel's memory: grant the capability \
-                                PERFMON"
-                    .to_owned())
-            }
-            Err(_) if all_traced => Ok(()),
-            tasks => tasks.clone(),
+        let writers = match (&self.tasks, blind) {
+            (_, Some(why)) => Err(format!(
+                "the program may not read the kernel's memory: grant the capability PERFMON ({why})"
+            )),
+            (Err(_), None) if all_traced => Ok(()),
+            (tasks, None) => tasks.clone(),
         };
         let refusals = tracing
             .families

@@ -1,10 +1,11 @@
 //! What the kernel says of its own structures (BTF): where their fields lie, and what its functions
 //! take.
 //!
-//! aya reads the same to load programs, but shows neither. This keeps the file and where each type
-//! begins in it, nothing else, and is dropped when the programs are loaded.
+//! aya reads the same to load programs, but shows neither. This keeps the file, where each type begins in
+//! it, and the types of some names; all of it is dropped when the programs are loaded.
 //! The format: Documentation/bpf/btf.rst of the kernel.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::{fs, io};
 
@@ -49,6 +50,8 @@ pub(super) struct Btf {
     /// Where the types begin, by their numbers; the first is nothing.
     types: Vec<u32>,
     strings: usize,
+    /// Where the types begin that have the names that are wanted.
+    named: HashMap<&'static str, Vec<u32>>,
 }
 
 /// A type, as far as all have the same form.
@@ -68,12 +71,13 @@ struct Type {
 // === impl Btf ===
 
 impl Btf {
-    /// That of the running kernel.
-    pub(super) fn of_kernel() -> Result<Self, BtfError> {
-        Self::parse(fs::read(Path::new(FILE)).map_err(BtfError::Missing)?)
+    /// That of the running kernel. Only these structures, enumerations and functions can be asked for:
+    /// a kernel has a hundred thousand.
+    pub(super) fn of_kernel(names: &[&'static str]) -> Result<Self, BtfError> {
+        Self::parse(fs::read(Path::new(FILE)).map_err(BtfError::Missing)?, names)
     }
 
-    pub(super) fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
+    pub(super) fn parse(bytes: Vec<u8>, names: &[&'static str]) -> Result<Self, BtfError> {
         let cut = BtfError::Form("it is cut short");
         if half(&bytes, 0) != Some(MAGIC) {
             return Err(BtfError::Form("it is in another order of bytes, or none at all"));
@@ -86,14 +90,20 @@ impl Btf {
         };
         let begin = header.saturating_add(types);
         let end = begin.saturating_add(length);
-        let mut read = Self { types: vec![0], strings: header.saturating_add(strings), bytes };
+        let strings = header.saturating_add(strings);
+        let wanted = offsets_of(bytes.get(strings..).unwrap_or_default(), names);
+        let mut read = Self { types: vec![0], strings, bytes, named: HashMap::new() };
         let mut at = begin;
         while at < end {
             let Some(one) = read.read(at) else { return Err(cut) };
             let Some(more) = one.behind() else {
                 return Err(BtfError::Form("there are types of an unknown kind in it"));
             };
-            read.types.push(u32::try_from(at).map_err(|_| BtfError::Form("it is too long"))?);
+            let begins = u32::try_from(at).map_err(|_| BtfError::Form("it is too long"))?;
+            read.types.push(begins);
+            if let Some(name) = wanted.get(&one.name) {
+                read.named.entry(name).or_default().push(begins);
+            }
             at += TYPE + more;
         }
         Ok(read)
@@ -185,8 +195,8 @@ impl Btf {
     }
 
     fn named(&self, name: &str, kind: u32) -> impl Iterator<Item = Type> {
-        let all = self.types.iter().skip(1).filter_map(|at| self.read(*at as usize));
-        all.filter(move |of| of.kind == kind && self.string(of.name) == Some(name))
+        let all = self.named.get(name).into_iter().flatten();
+        all.filter_map(|at| self.read(*at as usize)).filter(move |of| of.kind == kind)
     }
 
     fn by_number(&self, number: u32) -> Option<Type> {
@@ -226,6 +236,20 @@ impl Type {
     }
 }
 
+/// Where these names lie among the strings, each of which is there once.
+fn offsets_of(strings: &[u8], names: &[&'static str]) -> HashMap<u32, &'static str> {
+    let names: HashMap<&[u8], &str> = names.iter().map(|name| (name.as_bytes(), *name)).collect();
+    let mut offset = 0u32;
+    let mut found = HashMap::new();
+    for string in strings.split(|byte| *byte == 0) {
+        if let Some(name) = names.get(string) {
+            found.insert(offset, *name);
+        }
+        offset = offset.saturating_add(u32::try_from(string.len() + 1).unwrap_or(u32::MAX));
+    }
+    found
+}
+
 fn half(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
@@ -239,6 +263,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const NAMES: [&str; 4] = ["inner", "outer", "which", "call"];
 
     /// `struct inner { int a; int b; }; struct outer { int x; union { long y; struct inner in[2]; }; };
     /// enum which { NONE, ONE = 7 }; int call(const struct outer *, int);`
@@ -274,7 +300,7 @@ mod tests {
 
     #[test]
     fn fields_are_found_through_arrays_and_what_has_no_name() {
-        let btf = Btf::parse(example()).unwrap();
+        let btf = Btf::parse(example(), &NAMES).unwrap();
         assert_eq!(btf.offset("outer.x"), Some(0));
         assert_eq!(btf.offset("outer.y"), Some(8));
         assert_eq!(btf.offset("outer.in"), Some(8));
@@ -287,7 +313,7 @@ mod tests {
 
     #[test]
     fn values_and_parameters_are_found() {
-        let btf = Btf::parse(example()).unwrap();
+        let btf = Btf::parse(example(), &NAMES).unwrap();
         assert_eq!(btf.value("which", "ONE"), Some(7));
         assert_eq!(btf.value("which", "TWO"), None);
         assert_eq!(btf.parameters("call"), Some(vec!["outer", ""]));
@@ -296,7 +322,7 @@ mod tests {
 
     #[test]
     fn this_kernels_own_is_read() {
-        match Btf::of_kernel() {
+        match Btf::of_kernel(&["task_struct", "cgroup_subsys_id"]) {
             Ok(btf) => {
                 assert!(btf.offset("task_struct.comm").is_some());
                 assert!(btf.value("cgroup_subsys_id", "CGROUP_SUBSYS_COUNT").is_some());
@@ -314,7 +340,7 @@ mod tests {
             let at = at % bytes.len();
             bytes[at] = byte;
             bytes.truncate(length);
-            if let Ok(btf) = Btf::parse(bytes) {
+            if let Ok(btf) = Btf::parse(bytes, &NAMES) {
                 let _ = (btf.offset("outer.in.b"), btf.value("which", "ONE"));
                 let _ = btf.parameters("call");
             }

@@ -11,6 +11,27 @@ use super::btf::Btf;
 /// (`enum cgroup_subsys_id`; which there are depends on how the kernel was built).
 const CONTROLLERS: [&str; 3] = ["pids_cgrp_id", "memory_cgrp_id", "cpu_cgrp_id"];
 
+/// What is asked of the kernel's description.
+pub(super) const NAMES: [&str; 16] = [
+    "task_struct",
+    "css_set",
+    "cgroup_subsys_state",
+    "cgroup_subsys_id",
+    "cgroup",
+    "kernfs_node",
+    "nsproxy",
+    "net",
+    "mnt_namespace",
+    "fib_config",
+    "nl_info",
+    "fib6_info",
+    "fib6_table",
+    "net_device",
+    // The functions that are traced.
+    "fib_table_insert",
+    "fib6_add",
+];
+
 /// Bytes of a pointer in the kernels that programs are built for.
 const POINTER: u32 = 8;
 
