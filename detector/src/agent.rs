@@ -27,7 +27,7 @@ use self::packets::{connections_ready, dumped, packets_ready};
 use self::senses::Senses;
 use crate::cli::RunArgs;
 use crate::clock::{self, BootWall};
-use crate::config::{Config, RouteSource};
+use crate::config::{Config, Refused, RouteSource};
 use crate::doors::{self, Inquiry, Inside, Pulse};
 use crate::health::Health;
 use crate::heap;
@@ -119,6 +119,7 @@ struct Agent {
     /// When it is tried again to listen to connection tracking, where it could not be.
     reopen: Instant,
     route_source: RouteSource,
+    refused: Refused,
     /// When the heap was last trimmed.
     trimmed: Instant,
     translations: Translations,
@@ -205,6 +206,7 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         reopen: Instant::now(),
         trimmed: Instant::now(),
         route_source: config.route_source,
+        refused: config.refused.clone(),
         translations: Translations::open(),
         proxies: Proxies::new(Arc::new(config.settings())),
         interests: Interests::default(),

@@ -32,6 +32,16 @@ pub(in crate::source) use self::tracing::Tracing;
 use crate::config::{Hook, Refused, WriterSource};
 use crate::text::printable;
 
+/// Whether the numbers of processes that the kernel speaks of are those of /proc here.
+pub fn counts_like_the_kernel() -> bool {
+    proc::counts_like_the_kernel()
+}
+
+/// Whether the kernel describes its structures.
+pub fn describes_itself() -> bool {
+    std::path::Path::new(btf::FILE).exists()
+}
+
 /// Processes that are remembered before all are forgotten; each is a few hundred bytes.
 const REMEMBERED: usize = 1_024;
 
