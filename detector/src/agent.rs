@@ -152,12 +152,16 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
     let writers = WriterOptions { source: config.writers, refused: config.refused.clone() };
     let options =
         KernelOptions { ring_bytes: config.ring_bytes, writers, ..KernelOptions::default() };
-    let opened = KernelSource::open(config.route_source, options)?;
+    let opened = KernelSource::open(config.route_source, &options)?;
     info!(node = %config.node, routes = opened.source.as_str(), "watching");
     health.expect(ROUTES);
     if let Some(why) = &opened.degraded {
         health.mark(ROUTES, why);
-        warn!(why, "degraded: route changes come by plain netlink, which a burst can overflow");
+        let capability = ROUTES;
+        warn!(
+            capability,
+            why, "degraded: route changes come by plain netlink, which a burst can overflow"
+        );
     }
     show_writers(&opened.writers, &health);
 
@@ -241,7 +245,8 @@ fn show_writers(sight: &WriterSight, health: &Health) {
     health.expect(WRITERS);
     if let Err(why) = &sight.writers {
         health.mark(WRITERS, why);
-        info!(why, "who writes a route is known by its netlink port only, if at all");
+        let capability = WRITERS;
+        info!(capability, why, "who writes a route is known by its netlink port only, if at all");
     }
     for (capability, family) in REFUSALS.into_iter().zip(&sight.refusals) {
         health.expect(capability);

@@ -123,7 +123,7 @@ fn routes(all: &mut Vec<Capability>) {
         all.push(Capability { name, what, by, degraded });
     };
     let kernel = "changes of routes, rules, links, next hops";
-    let opened = match KernelSource::open(RouteSource::Auto, KernelOptions::default()) {
+    let opened = match KernelSource::open(RouteSource::Auto, &KernelOptions::default()) {
         Ok(opened) => opened,
         Err(error) => return add("kernel", kernel, None, Some(told(&error))),
     };

@@ -128,7 +128,7 @@ pub struct KernelSource(Means);
 
 enum Means {
     Ebpf(Box<Records>),
-    Netlink(Notifications),
+    Netlink(Box<Notifications>),
 }
 
 // === impl KernelSource ===
@@ -139,18 +139,18 @@ impl KernelSource {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O.
-    pub fn open(choice: RouteSource, options: KernelOptions) -> Result<Opened, KernelSourceError> {
+    pub fn open(choice: RouteSource, options: &KernelOptions) -> Result<Opened, KernelSourceError> {
         let netlink = || {
             let notifications =
                 Notifications::open(options.queue_bytes).map_err(KernelSourceError::Netlink)?;
-            Ok::<_, KernelSourceError>(Self(Means::Netlink(notifications)))
+            Ok::<_, KernelSourceError>(Self(Means::Netlink(Box::new(notifications))))
         };
         let better = match choice {
             RouteSource::Netlink => {
                 let writers = WriterSight::ports_only("routes are seen by plain netlink");
                 return Ok(Opened { source: netlink()?, degraded: None, writers });
             }
-            RouteSource::Auto | RouteSource::Ebpf => Self::ebpf(&options),
+            RouteSource::Auto | RouteSource::Ebpf => Self::ebpf(options),
         };
         match better {
             Ok((source, writers)) => Ok(Opened { source, degraded: None, writers }),

@@ -27,7 +27,7 @@ fn an_overflow_is_told_and_counted() {
     for choice in [RouteSource::Ebpf, RouteSource::Netlink] {
         let options = options.clone();
         in_namespace(move || async move {
-            let mut source = KernelSource::open(choice, options).unwrap().source;
+            let mut source = KernelSource::open(choice, &options).unwrap().source;
             told(&mut source);
             assert_eq!(source.take_loss(), None);
             let before = source.counters();
@@ -60,7 +60,7 @@ fn an_overflow_is_told_and_counted() {
 fn a_budget_is_kept() {
     for choice in [RouteSource::Ebpf, RouteSource::Netlink] {
         in_namespace(move || async move {
-            let mut source = KernelSource::open(choice, KernelOptions::default()).unwrap().source;
+            let mut source = KernelSource::open(choice, &KernelOptions::default()).unwrap().source;
             told(&mut source);
             ip_batch((0..100).map(route));
             let mut rounds = Vec::new();

@@ -89,7 +89,7 @@ pub(crate) fn index(name: &str) -> IfIndex {
 
 /// A source that must be the one that was asked for.
 pub(crate) fn open(choice: RouteSource) -> KernelSource {
-    let opened = KernelSource::open(choice, KernelOptions::default()).unwrap();
+    let opened = KernelSource::open(choice, &KernelOptions::default()).unwrap();
     assert_eq!(opened.degraded, None);
     opened.source
 }

@@ -209,15 +209,14 @@ fn a_message_that_is_not_the_kernels_is_not_believed() {
 #[test]
 fn where_ebpf_is_refused_netlink_takes_its_place() {
     in_namespace(|| async {
-        let best = KernelSource::open(RouteSource::Auto, KernelOptions::default()).unwrap();
+        let best = KernelSource::open(RouteSource::Auto, &KernelOptions::default()).unwrap();
         assert_eq!((best.source.as_str(), best.degraded), ("ebpf", None));
 
         give_capabilities_up();
         let options = KernelOptions::default();
-        let error =
-            KernelSource::open(RouteSource::Ebpf, options.clone()).err().unwrap().to_string();
+        let error = KernelSource::open(RouteSource::Ebpf, &options).err().unwrap().to_string();
         assert!(error.contains("refuses eBPF") && error.contains("netlink"), "{error}");
-        let opened = KernelSource::open(RouteSource::Auto, options).unwrap();
+        let opened = KernelSource::open(RouteSource::Auto, &options).unwrap();
         assert_eq!(opened.degraded, Some(error));
         let mut source = opened.source;
         assert_eq!(source.as_str(), "netlink");

@@ -171,7 +171,8 @@ fn a_hook_that_is_refused_degrades_what_it_is_for() {
         ];
         for (hooks, [writers, ipv4, ipv6]) in hooks {
             let Opened { source, degraded, writers: sight } =
-                KernelSource::open(RouteSource::Auto, options(WriterSource::Auto, &hooks)).unwrap();
+                KernelSource::open(RouteSource::Auto, &options(WriterSource::Auto, &hooks))
+                    .unwrap();
             assert_eq!((source.as_str(), degraded), ("ebpf", None));
             assert_eq!(sight.writers.is_err(), writers, "{sight:?}");
             let is_drill = |why: &str| why.contains("--refuse");
@@ -564,7 +565,7 @@ fn open(
     refused: &[Hook],
     traced: bool,
 ) -> Option<Opened> {
-    let mut opened = KernelSource::open(source, options(writers, refused)).unwrap();
+    let mut opened = KernelSource::open(source, &options(writers, refused)).unwrap();
     assert_eq!(opened.degraded, None);
     let why = opened.writers.refusals.iter().find_map(|family| family.clone().err());
     // Where tasks are not read, nothing is read of routes either.

@@ -5,6 +5,7 @@
 
 mod alertmanager;
 mod doors;
+mod drills;
 mod events;
 mod explain;
 mod journald;

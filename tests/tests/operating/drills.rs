@@ -1,0 +1,100 @@
+//! Hooks that the kernel refuses, or is said to: each degrades what it is for, and nothing else.
+
+use std::process::{Command, Stdio};
+
+use detector_tests::real::found_or_skip;
+use detector_tests::real::http::{Request, over_tcp};
+use serde_json::Value;
+
+use super::stage::{EVIL, Stage};
+
+/// Where metrics are, within the namespace.
+const LISTEN: &str = "127.0.0.1:9465";
+
+/// A hook, and what is degraded without it.
+const HOOKS: [(&str, &[&str]); 6] = [
+    ("route", &["refused-ipv4-routes", "refused-ipv6-routes", "routes-by-ebpf", "writers"]),
+    ("tasks,fexit-ipv4,kprobe-ipv4", &["refused-ipv4-routes", "writers"]),
+    ("fexit-ipv4,kprobe-ipv4", &["refused-ipv4-routes"]),
+    ("fexit-ipv6,kprobe-ipv6", &["refused-ipv6-routes"]),
+    ("packets", &["packets"]),
+    ("connections", &["connection-filter"]),
+];
+
+/// What is degraded without the API server, and on a host that lets no functions be traced.
+const ANYHOW: [&str; 9] = [
+    "allowances",
+    "connections",
+    "feature",
+    "nodes",
+    "pods",
+    "pools",
+    "refused-ipv4-routes",
+    "refused-ipv6-routes",
+    "services",
+];
+
+#[test]
+fn a_refused_hook_degrades_one_thing_and_stops_nothing() {
+    if !found_or_skip("an agent whose hooks are refused", &["ip"]) {
+        return;
+    }
+    let stage = Stage::new(1);
+    for (hooks, degraded) in HOOKS {
+        let socket = stage.socket();
+        let log = stage.state().with_extension("log");
+        let mut command = Command::new(detector_tests::agent::program().unwrap());
+        command.args(["run", "--node-name", "node-a", "--no-api", "--state", "none"]);
+        command.args(["--listen", LISTEN, "--refuse", hooks, "--socket"]).arg(&socket);
+        command.stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
+        stage.node.namespace().hold(&mut command);
+        let mut agent = Ended(command.spawn().unwrap());
+        let status = stage.ask_until("/v1/status", |status| status["ready"] == true);
+        let names: Vec<&str> = status["degraded"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["capability"].as_str().unwrap())
+            .collect();
+        for name in degraded {
+            assert!(names.contains(name), "without {hooks}: {names:?}");
+        }
+        for name in &names {
+            let known = degraded.contains(name) || ANYHOW.contains(name);
+            assert!(known, "without {hooks} {name} is degraded as well");
+        }
+        let request = Request::get("/metrics");
+        let namespace = Some(stage.node.namespace());
+        let metrics = over_tcp(namespace, LISTEN.parse().unwrap(), &request).unwrap();
+        let metrics = String::from_utf8(metrics.body).unwrap();
+        let said = std::fs::read_to_string(&log).unwrap();
+        for name in degraded {
+            let shown = format!("detector_degraded{{capability=\"{name}\"}} 1");
+            assert!(metrics.contains(&shown), "without {hooks}: {metrics}");
+            assert!(said.contains(name), "without {hooks} the log says nothing of {name}: {said}");
+        }
+        assert!(agent.0.try_wait().unwrap().is_none(), "without {hooks} it has ended: {said}");
+        // It still sees what changes in the kernel.
+        let before = routes(&status);
+        stage.attack(0..1, EVIL[0]);
+        stage.ask_until("/v1/status", |status| routes(status) == before + 1);
+        stage.relent(0..1, EVIL[0]);
+        stage.ask_until("/v1/status", |status| routes(status) == before);
+    }
+}
+
+/// How many routes the agent knows.
+fn routes(status: &Value) -> u64 {
+    let known = status["known"].as_array().into_iter().flatten();
+    known.filter(|pair| pair[0] == "routes").filter_map(|pair| pair[1].as_u64()).sum()
+}
+
+/// An agent that ends with this.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
