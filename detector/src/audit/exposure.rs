@@ -90,6 +90,8 @@ pub(super) struct Gated {
     pub(super) bypass: Option<bool>,
     /// The ConfigMap that says so, or that none does.
     pub(super) by: Box<str>,
+    /// The same, where it says that they are on.
+    pub(super) on: Option<Place>,
 }
 
 /// Looks at all nodes.
@@ -379,8 +381,8 @@ fn gate(facts: &Facts) -> Gated {
     let places = || PLACES.iter().zip(&facts.cni);
     let of = |pick: fn(&crate::source::cluster::cni::Switches) -> Gate| {
         places().find_map(|(place, switches)| match pick(switches.as_ref()?) {
-            Gate::On => Some((true, place.object())),
-            Gate::Off => Some((false, place.object())),
+            Gate::On => Some((true, place)),
+            Gate::Off => Some((false, place)),
             Gate::Absent | Gate::Malformed => None,
         })
     };
@@ -389,12 +391,17 @@ fn gate(facts: &Facts) -> Gated {
     let said = of(|switches| switches.floating_ips);
     let by = said.as_ref().map_or_else(
         || "no ConfigMap sets feature_control.floating_ips".into(),
-        |(_, object)| format!("{object} feature_control.floating_ips").into(),
+        |(_, place)| format!("{} feature_control.floating_ips", place.object()).into(),
     );
+    let on = said.filter(|(on, _)| *on).map(|(_, place)| {
+        let field = format!("data.{} feature_control.floating_ips", place.key);
+        Place::new("ConfigMap", Some(place.namespace), place.name, &field)
+    });
     // Where there is no such ConfigMap at all, the plugin's configuration is kept elsewhere.
     let seen = facts.cni.iter().any(Option::is_some).then_some(false);
     Gated {
         floating_ips: said.map(|(on, _)| on).or(default),
+        on,
         bypass: of(|switches| switches.ip_addrs_no_ipam).map(|(on, _)| on).or(seen),
         by,
     }

@@ -41,6 +41,7 @@ pub(super) fn judge(facts: &Facts, now: Timestamp) -> Report {
     let reach = reach::measure(facts);
     let judged = verdict::judge(facts, &exposure, &findings, &reach);
     findings.extend(of_nodes(&exposure, judged.verdict));
+    findings.extend(of_gate(&exposure));
     findings.extend(of_holders(&reach, judged.verdict));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     let Judged { verdict, reasons, next } = judged;
@@ -166,6 +167,31 @@ fn of_nodes(exposure: &Exposure, verdict: Verdict) -> Vec<Finding> {
     alike.into_values().filter_map(|nodes| of_alike(&nodes, verdict)).collect()
 }
 
+/// The bulletin's own question: whether floating IPs are on in the CNI plugin's configuration. Where
+/// every Felix has a switch that is off, it lets pods be made that then get nothing.
+fn of_gate(exposure: &Exposure) -> Option<Finding> {
+    let place = exposure.gate.on.as_ref()?;
+    let off = |state: &NodeState| matches!(state.switch, Switch::Off { .. });
+    let harmless = !exposure.nodes.is_empty() && exposure.nodes.values().all(off);
+    Some(Finding {
+        rule: Rule::SwitchedOn,
+        level: if harmless { Level::Note } else { Level::Medium },
+        in_force: false,
+        object: place.object.clone(),
+        field: place.field.clone(),
+        value: Some("true".into()),
+        message: "the CNI plugin lets pods be made with floating IPs".into(),
+        addresses: Vec::new(),
+        written: None,
+        created: None,
+        next: format!(
+            "kubectl edit --namespace {} configmap/{}",
+            place.object.namespace.as_deref().unwrap_or_default(),
+            place.object.name
+        ),
+    })
+}
+
 fn of_alike(nodes: &[(&str, &NodeState)], verdict: Verdict) -> Option<Finding> {
     let (_, state) = nodes.first()?;
     let names: Vec<String> = nodes.iter().map(|(name, _)| printable(name, 253)).collect();
@@ -268,7 +294,7 @@ fn of_holders(reach: &Reach, verdict: Verdict) -> Vec<Finding> {
             written: None,
             created: None,
             next: holder.close.clone().unwrap_or_else(|| {
-                "kubectl edit this binding: its name cannot be typed safely".to_owned()
+                "edit the binding by hand: its name cannot be typed safely".to_owned()
             }),
         }
     });

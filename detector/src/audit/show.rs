@@ -221,11 +221,26 @@ fn whereabouts(holder: &Holder) -> String {
 }
 
 fn missing(text: &mut String, report: &Report, look: Look) {
-    let mut table = look.table(&["NOT SEEN", "WHY", "SO THIS DOES NOT SAY"]);
-    for missing in &report.missing {
-        table.add_row([missing.what, &missing.why, missing.without]);
+    if look.wide {
+        let mut table = look.table(&["NOT SEEN", "WHY", "SO THIS DOES NOT SAY"]);
+        for missing in &report.missing {
+            table.add_row([missing.what, &missing.why, missing.without]);
+        }
+        section(text, &table, None);
+    } else {
+        // What has one reason, in one row.
+        let mut alike: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for missing in &report.missing {
+            // Each kind has its own word in a refusal.
+            let why = missing.why.strip_prefix(&*format!("cannot list {}: ", missing.what));
+            alike.entry(why.unwrap_or(&missing.why)).or_default().push(missing.what);
+        }
+        let mut table = look.table(&["NOT SEEN", ""]);
+        for (why, kinds) in alike {
+            table.add_row([why, &kinds.join(", ")]);
+        }
+        section(text, &table, None);
     }
-    section(text, &table, None);
     let refused = &report.refused;
     if refused.count > 0 {
         let _ = writeln!(text, "\nread and not taken: {}", refused.count);

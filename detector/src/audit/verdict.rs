@@ -24,7 +24,7 @@ pub(super) fn judge(
     let hits: Vec<&Finding> =
         findings.iter().filter(|f| f.in_force && f.level >= Level::High).collect();
     if let Some(first) = hits.first() {
-        let tell = |hit: &&Finding| format!("{} {}", hit.object.shown(), hit.message);
+        let tell = |hit: &&Finding| format!("{}: {}", hit.object.shown(), hit.message);
         let mut reasons: Vec<String> = hits.iter().take(TOLD).map(tell).collect();
         if let Some(more) = hits.len().checked_sub(TOLD).filter(|more| *more > 0) {
             reasons.push(format!("and {more} more findings of this kind"));

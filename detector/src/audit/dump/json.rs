@@ -19,10 +19,9 @@ pub(super) fn read(reader: &mut Reader<'_>, path: &Path, file: impl Read) {
         // Several objects in a row are as good as a list of them.
         match Top(&mut place).deserialize(&mut stream) {
             Ok(()) => {}
+            // A value had begun: what stands before it, or behind the last, was looked at.
             Err(error) if error.is_eof() => {
-                if error.line() > 0 && !is_over(&error) {
-                    place.reader.tear(format!("{name} (line {})", error.line()));
-                }
+                place.reader.tear(format!("{name} (line {})", error.line()));
                 return;
             }
             Err(error) => {
@@ -35,11 +34,6 @@ pub(super) fn read(reader: &mut Reader<'_>, path: &Path, file: impl Read) {
             return;
         }
     }
-}
-
-/// Whether nothing at all stood where a value could have begun.
-fn is_over(error: &serde_json::Error) -> bool {
-    error.to_string().starts_with("EOF while parsing a value") && error.column() == 0
 }
 
 /// What a list is of: it may say so only behind its items, so that is looked for first.

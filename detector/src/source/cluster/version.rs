@@ -103,6 +103,15 @@ pub(crate) fn information(object: &DynamicObject) -> Parsed<Option<Information>>
     Parsed { value, rejections: Vec::new() }
 }
 
+#[cfg(test)]
+impl Information {
+    /// What a ClusterInformation of this version and product says.
+    pub(crate) fn of(text: &str, product: Product) -> Self {
+        let calico = Release::parse(text).expect("a version");
+        Self { text: text.into(), calico, product, enterprise: None }
+    }
+}
+
 /// Who counts the versions.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Product {
