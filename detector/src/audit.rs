@@ -65,7 +65,8 @@ pub async fn run(args: &AuditArgs, out: &mut dyn Write, err: &mut dyn Write) -> 
     if !torn.is_empty() {
         report.exit_code = COULD_NOT_LOOK;
     }
-    write(args, &report, out)?;
+    let mut out = std::io::BufWriter::new(out);
+    write(args, &report, &mut out)?;
     out.flush()?;
     for Torn { place } in &torn {
         writeln!(

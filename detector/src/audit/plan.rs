@@ -8,6 +8,7 @@ use super::exposure::{Exposure, NodeState, Standing, Switch};
 use super::facts::{Facts, Guard};
 use super::guard;
 use super::report::{Finding, Level, Reach, Rule, Step};
+use super::shell::word;
 use crate::source::cluster::parse::{FLOATING_IPS, SOURCE_PREFIXES};
 use crate::source::cluster::version::Product;
 
@@ -166,18 +167,20 @@ fn switch_off(exposure: &Exposure, findings: &[Finding]) -> Option<Step> {
     });
     let commands: BTreeSet<String> = on
         .filter_map(|by| {
-            let name = super::shell::word(&by.object.name)?;
-            match (by.object.kind, &by.object.namespace) {
+            let name = word(&by.object.name)?;
+            let namespace = by.object.namespace.as_deref().map(word);
+            match (by.object.kind, namespace) {
                 ("FelixConfiguration", _) => Some(format!(
                     "kubectl patch felixconfigurations.crd.projectcalico.org/{name} --type merge \
                      --patch '{{\"spec\":{{\"floatingIPs\":\"Disabled\"}}}}'"
                 )),
-                ("DaemonSet", Some(namespace)) => Some(format!(
-                    "kubectl set env --namespace {namespace} daemonset/{name} FELIX_FLOATINGIPS-"
-                )),
-                (_, Some(namespace)) => Some(format!(
-                    "kubectl set env --namespace {namespace} daemonset/calico-node FELIX_FLOATINGIPS-"
-                )),
+                // A pod has its environment from its DaemonSet.
+                (kind, Some(Some(namespace))) => {
+                    let name = if kind == "DaemonSet" { &*name } else { "calico-node" };
+                    Some(format!(
+                        "kubectl set env --namespace {namespace} daemonset/{name} FELIX_FLOATINGIPS-"
+                    ))
+                }
                 _ => None,
             }
         })

@@ -197,7 +197,8 @@ fn parse(chunk: &Chunk) -> Result<Value, String> {
     if chunk.too_long {
         return Err(format!("is longer than {} MiB", LONGEST >> 20));
     }
-    let options = serde_saphyr::options! { with_snippet: false };
+    // A node that is called `n` is no boolean.
+    let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
     serde_saphyr::from_str_with_options::<Value>(&chunk.text, options).map_err(|error| {
         let text = error.to_string();
         let first = text.lines().next().unwrap_or_default();

@@ -6,7 +6,7 @@ use detector_core::policy::Permission;
 use detector_core::workload::Pod;
 
 use super::{Ground, annotation, of_annotation, some_of};
-use crate::audit::exposure::Switch;
+use crate::audit::exposure::{NodeState, Switch};
 use crate::audit::facts::Marks;
 use crate::audit::report::{AddressLine, Finding, Level, Rule};
 use crate::audit::shell;
@@ -98,7 +98,11 @@ fn floating(ground: &Ground<'_>, pod: &Pod, marks: &Marks) -> Finding {
         match acts {
             Some(true) => (Level::Critical, true, message),
             Some(false) => (Level::Medium, false, message),
-            None => (Level::High, ground.node(pod).is_some(), message),
+            None => {
+                let node = ground.node(pod);
+                let level = if node.is_some() { Level::High } else { Level::Medium };
+                (level, node.is_some_and(NodeState::is_open), message)
+            }
         }
     } else if pod.floating_addresses.iter().all(|address| is_own(pod, *address)) {
         let message = if pod.floating_addresses.is_empty() {
@@ -245,8 +249,8 @@ fn annotated(ground: &Ground<'_>, pod: &Pod, marks: &Marks) -> Option<Finding> {
     let mut finding = of_annotation(pod, marks, Rule::AnnotatedPodIps, key);
     let stray: Vec<IpAddr> =
         pod.annotated_addresses.iter().copied().filter(|a| !is_own(pod, *a)).collect();
-    let other_key = marks.annotations.iter().any(|mark| mark.key == POD_IP) && key == POD_IPS;
-    if stray.is_empty() && pod.annotated_prefixes.is_empty() && !other_key {
+    let apart = key == POD_IPS && is_apart(pod, marks);
+    if stray.is_empty() && pod.annotated_prefixes.is_empty() && !apart {
         return None;
     }
     finding.addresses = stray.iter().map(|address| ground.line(*address, pod)).collect();
@@ -287,4 +291,13 @@ fn annotated(ground: &Ground<'_>, pod: &Pod, marks: &Marks) -> Option<Finding> {
     };
     finding.next = shell::show_pod(&pod.key);
     Some(finding)
+}
+
+/// Whether `podIP`, which only counts where `podIPs` is empty, names an address that the status does not.
+fn is_apart(pod: &Pod, marks: &Marks) -> bool {
+    let mark = marks.annotations.iter().find(|mark| mark.key == POD_IP);
+    mark.is_some_and(|mark| {
+        let text = mark.value.split_once('/').map_or(&*mark.value, |(address, _)| address);
+        text.parse::<IpAddr>().map_or(true, |address| !is_own(pod, address.to_canonical()))
+    })
 }
