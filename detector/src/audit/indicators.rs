@@ -6,6 +6,7 @@
 mod claimed;
 mod shown;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use detector_core::policy::AllowList;
@@ -82,7 +83,7 @@ pub(super) fn doubts(facts: &Facts) -> Vec<(PodKey, Vec<IpAddr>)> {
     let ground = Ground { facts, exposure: &exposure, owners: &owners, allowed: &allowed };
     let mut findings = Vec::new();
     shown::look(&ground, &mut findings);
-    let mut doubts: std::collections::BTreeMap<PodKey, Vec<IpAddr>> = Default::default();
+    let mut doubts: BTreeMap<PodKey, Vec<IpAddr>> = BTreeMap::new();
     for finding in findings {
         let key =
             PodKey::new(finding.object.namespace.as_deref().unwrap_or(""), &finding.object.name);

@@ -1,5 +1,6 @@
 //! Files in place of a server: as kubectl writes them, as must-gather does, abbreviated, and torn.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -108,7 +109,7 @@ fn a_must_gather_is_read_as_a_folder() {
             format!("{kind}s")
         }
     };
-    let mut lists: std::collections::BTreeMap<String, Vec<Value>> = Default::default();
+    let mut lists: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for object in hit() {
         let name = object["metadata"]["name"].as_str().unwrap();
         let group =

@@ -1,6 +1,8 @@
 //! `detector audit --node`, in a namespace with the routes of a node.
 
+use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
 
 use detector_tests::netns::Namespace;
 use detector_tests::pretend::Wires;
@@ -27,6 +29,15 @@ fn diversions(report: &Value) -> Vec<String> {
         .filter(|finding| finding["rule"] == "live-diversion")
         .map(|finding| finding["message"].as_str().unwrap().to_owned())
         .collect()
+}
+
+fn nft(namespace: &Namespace, rules: &str) {
+    let mut command = Command::new("nft");
+    command.args(["--file", "-"]).stdin(Stdio::piped());
+    namespace.hold(&mut command);
+    let mut child = command.spawn().expect("nft: `cargo xtask setup` installs it");
+    child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "nft refuses {rules}");
 }
 
 #[test]
@@ -64,6 +75,31 @@ fn live_routes_are_judged_by_the_dump_of_the_cluster() {
     );
     assert_eq!(report["verdict"], "compromised");
     assert_eq!(report["exitCode"], 1);
+
+    wires.namespace().ip(&format!("route del {DB}/32 dev {web}")).unwrap();
+
+    // The same by a rule and a table of its own.
+    wires.namespace().ip(&format!("route add {DB}/32 dev {web} table 100")).unwrap();
+    wires.namespace().ip(&format!("rule add to {DB}/32 lookup 100")).unwrap();
+    let report = audit(wires.namespace(), dump, "n2");
+    assert!(!diversions(&report).is_empty(), "{report:#}");
+    assert_eq!(report["verdict"], "compromised");
+    wires.namespace().ip(&format!("rule del to {DB}/32 lookup 100")).unwrap();
+    wires.namespace().ip(&format!("route del {DB}/32 dev {web} table 100")).unwrap();
+    assert_eq!(diversions(&audit(wires.namespace(), dump, "n2")), [] as [&str; 0]);
+
+    // Without any route, by a translation, as Felix writes it where the victim is on the same node.
+    let rules = format!(
+        "table ip cali {{\nchain fip {{\ntype nat hook prerouting priority dstnat;\n\
+         ip daddr {DB} dnat to {WEB}\n}}\n}}\n"
+    );
+    nft(wires.namespace(), &rules);
+    let report = audit(wires.namespace(), dump, "n2");
+    let found = diversions(&report);
+    assert_eq!(found.len(), 1, "{report:#}");
+    assert!(found[0].contains("pod default/web"), "{found:?}");
+    assert_eq!(report["live"]["translations"], 1);
+    assert_eq!(report["verdict"], "compromised");
 
     // A node that the cluster does not have is a mistake, told in a line.
     let output = command(&["--from", dump, "--node", "--node-name", "n9"]).output().unwrap();

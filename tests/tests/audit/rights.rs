@@ -61,7 +61,8 @@ fn it_only_reads_and_says_what_it_does_not_see() {
     assert!(requests.iter().any(|(verb, what)| verb == "get" && what.contains("/pods/gateway")));
 
     // The role gives no more than that either.
-    let role = stage.cluster.kubectl(&["get", "clusterrole/detector-audit", "--output=json"]).unwrap();
+    let role =
+        stage.cluster.kubectl(&["get", "clusterrole/detector-audit", "--output=json"]).unwrap();
     let role: Value = serde_json::from_str(&role).unwrap();
     for rule in role["rules"].as_array().unwrap() {
         let verbs = rule["verbs"].as_array().unwrap();
