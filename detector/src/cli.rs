@@ -146,8 +146,8 @@ pub struct AuditArgs {
     /// Also read routes, rules and translations of the node on which this runs. Needs root.
     #[arg(long)]
     pub node: bool,
-    /// The name of that node.
-    #[arg(long, value_name = "NAME", env = "NODE_NAME", requires = "node")]
+    /// The name of that node; without it, the host's.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node_name: Option<String>,
     /// A configuration file of the agent, for its allow-list of floating IPs.
     #[arg(long, value_name = "FILE")]
@@ -358,6 +358,24 @@ mod tests {
         assert_eq!(args.output, Some(Output::Text));
         assert_eq!((args.no_api, args.log_level), (true, LogLevel::Debug));
         assert_eq!(args.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn an_audit_can_be_typed() {
+        let audit = |arguments: &[&str]| {
+            let cli = Cli::try_parse_from([&["detector", "audit"], arguments].concat());
+            cli.map(|cli| match cli.command {
+                Command::Audit(args) => args,
+                other => panic!("an audit was typed, not {other:?}"),
+            })
+        };
+        let args = audit(&["--from", "a.yaml", "--from", "b", "-osarif", "--node"]).unwrap();
+        assert_eq!(args.from, [PathBuf::from("a.yaml"), PathBuf::from("b")]);
+        assert_eq!((args.output, args.node), (AuditOutput::Sarif, true));
+        // A pod of a DaemonSet has the variable, whatever is asked for.
+        assert_eq!(audit(&["--node-name", "a"]).unwrap().output, AuditOutput::Table);
+        assert!(audit(&["--from", "a", "--kubeconfig", "b"]).is_err());
+        assert!(audit(&["--fix-plan", "--output", "json"]).is_err());
     }
 
     #[test]

@@ -81,7 +81,8 @@ pub(super) fn manifest(except: &BTreeSet<Box<str>>) -> String {
     let resources = if except.is_empty() {
         String::new()
     } else {
-        let names: Vec<&str> = except.iter().map(|name| &**name).collect();
+        // In quotes: a namespace may be called 42, or null.
+        let names: Vec<String> = except.iter().map(|name| format!("\"{name}\"")).collect();
         format!(
             "  matchResources:\n    namespaceSelector:\n      matchExpressions:\n        - {{key: \
              {NAMESPACE_NAME}, operator: NotIn, values: [{}]}}\n",
@@ -196,7 +197,7 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_what_counts() {
-        for except in [&[][..], &["edge"], &["edge", "shop"]] {
+        for except in [&[][..], &["edge"], &["42", "edge", "null"]] {
             let documents = documents(except);
             assert_eq!(documents[0]["spec"], spec());
             let guard = judge(Some(&documents[0]), &documents[1..]);
