@@ -26,7 +26,7 @@ const OF_NAMESPACE: u32 = 1_000;
 /// Pods that claim others' addresses.
 const CLAIMS: u32 = 20;
 /// How long the audit may take, and what it may hold.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 const RESIDENT: u64 = 200 << 10;
 const RBAC: &str = "rbac.authorization.k8s.io";
 
@@ -112,7 +112,7 @@ fn progress(kubeconfig: &str) -> Result<()> {
         .output()
         .context("cannot start script, which makes a terminal")?;
     let seen = String::from_utf8_lossy(&seen.stdout);
-    let last = seen.split(['\r', '\n']).filter(|line| line.contains("pods ")).next_back();
+    let last = seen.split(['\r', '\n']).rfind(|line| line.contains("pods "));
     let last = last.context("no progress was shown")?;
     let plain = last.replace("\u{1b}[2K", "").replace("\u{1b}[1B", "");
     println!("at a terminal, last of pods: {:?}", plain.trim());

@@ -215,7 +215,7 @@ fn presence(facts: &Facts) -> Presence {
 fn of_agent(facts: &Facts, agent: &CalicoNode) -> NodeState {
     let CalicoNode { namespace, name, node, image, switch } = agent;
     let place = |field| Place::new("pod", Some(namespace), name, field);
-    let version = by_image(facts, image, place(IMAGE)).unwrap_or_else(|| by_calico(facts));
+    let version = by_image(facts, image, &place(IMAGE)).unwrap_or_else(|| by_calico(facts));
     conclude(facts, version, &node.0, switch, Some(place(ENVIRONMENT)))
 }
 
@@ -225,7 +225,7 @@ fn of_node(facts: &Facts, node: &str) -> NodeState {
         return conclude(facts, by_calico(facts), node, &Environment::Silent, None);
     };
     let place = |field| Place::new("DaemonSet", Some(namespace), name, field);
-    let version = by_image(facts, image, place(IMAGE)).unwrap_or_else(|| by_calico(facts));
+    let version = by_image(facts, image, &place(IMAGE)).unwrap_or_else(|| by_calico(facts));
     conclude(facts, version, node, switch, Some(place(ENVIRONMENT)))
 }
 
@@ -241,7 +241,7 @@ struct Version {
 }
 
 /// The version by the tag of an image; `None` where it has none that is a version.
-fn by_image(facts: &Facts, image: &Image, by: Place) -> Option<Version> {
+fn by_image(facts: &Facts, image: &Image, by: &Place) -> Option<Version> {
     [Some(&image.asked), image.running.as_ref()].into_iter().flatten().find_map(|image| {
         let (named, tag) = taken_apart(image);
         let tag = tag?;

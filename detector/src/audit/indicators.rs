@@ -173,7 +173,7 @@ fn object(pod: &Pod) -> Object {
         kind: "pod",
         namespace: Some(pod.key.namespace().into()),
         name: pod.key.name().into(),
-        node: Some(printable(&pod.node.0, 253).into()).filter(|node: &Box<str>| !node.is_empty()),
+        node: (!pod.node.0.is_empty()).then(|| printable(&pod.node.0, 253).into()),
     }
 }
 

@@ -111,7 +111,7 @@ fn missing(facts: &Facts) -> Vec<Missing> {
 }
 
 fn calico(exposure: &Exposure) -> Calico {
-    let line = |(name, state): (&Box<str>, &NodeState)| {
+    let line = |name: &str, state: &NodeState| {
         let (switch, by) = switch_words(&state.switch);
         NodeLine {
             node: printable(name, 253).into(),
@@ -134,7 +134,7 @@ fn calico(exposure: &Exposure) -> Calico {
         },
         cni_floating_ips: exposure.gate.floating_ips,
         cni_by: exposure.gate.by.clone(),
-        nodes: exposure.nodes.iter().map(line).collect(),
+        nodes: exposure.nodes.iter().map(|(name, state)| line(name, state)).collect(),
         without: exposure.without.iter().map(|name| printable(name, 253).into()).collect(),
     }
 }
@@ -221,7 +221,9 @@ fn of_alike(nodes: &[(&str, &NodeState)], verdict: Verdict) -> Option<Finding> {
         Switch::On { .. } => (
             Rule::SwitchedOn,
             if guarded { Level::Note } else { Level::Medium },
-            format!("floating IPs are on {place}: {version} does not ask who may claim an address"),
+            format!(
+                "{version} {place} has floating IPs on, and does not ask who may claim an address"
+            ),
             "detector audit --fix-plan".to_owned(),
         ),
         Switch::Unknown { why } if state.standing == Standing::Uncertain => (

@@ -111,7 +111,7 @@ fn nodes(text: &mut String, report: &Report, look: Look) {
     }
     section(text, &table, None);
     if !calico.without.is_empty() {
-        let _ = writeln!(text, "calico-node runs not on {} of the nodes", calico.without.len());
+        let _ = writeln!(text, "calico-node does not run on {} of the nodes", calico.without.len());
     }
 }
 

@@ -71,7 +71,7 @@ const SLOW_PATIENCE: Duration = Duration::from_secs(290);
 const SILENCE: Duration = Duration::from_secs(320);
 
 /// How long a page of a list may take, for somebody who looks once.
-const PAGE: Duration = Duration::from_secs(60);
+const PAGE: Duration = Duration::from_mins(1);
 
 /// Words about the allow-list that wait to be merged with the configuration's.
 const GRANTS_QUEUE: usize = 16;

@@ -1,6 +1,7 @@
 //! Files in place of a server: as kubectl writes them, as must-gather does, abbreviated, and torn.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -253,7 +254,8 @@ fn what_the_bulletin_prints_is_read_or_it_is_said_what_cannot_be() {
 #[test]
 fn one_object_that_is_no_yaml_costs_itself_only() {
     let folder = folder();
-    let items: String = hit().iter().map(|object| format!("- {object}\n")).collect();
+    let items: Vec<String> = hit().iter().map(|object| format!("- {object}\n")).collect();
+    let items = items.concat();
     let text = format!("apiVersion: v1\nitems:\n{MANIFEST}{items}kind: List\nmetadata: {{}}\n");
     let audited = Audited::from(&write(&folder, "all.yaml", &text));
     audited.is("compromised", 1);
@@ -298,7 +300,7 @@ fn a_large_dump_needs_less_memory_than_it_is_long() {
         pod["metadata"]["uid"] = json!(format!("uid-{number}"));
         // As long as pods are.
         pod["spec"]["containers"][0]["command"] = json!(["x".repeat(4 << 10)]);
-        text.push_str(&format!("- {pod}\n"));
+        writeln!(text, "- {pod}").unwrap();
     }
     text.push_str("kind: List\n");
     let path = write(&folder, "pods.yaml", &text);

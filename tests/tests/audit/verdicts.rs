@@ -123,8 +123,8 @@ fn fixed_and_off(stage: &Stage) {
     assert_eq!(
         audited.of_rule("switched-on"),
         [
-            "medium pod kube-system/calico-node-n2 env FELIX_FLOATINGIPS of container calico-node: floating \
-          IPs are on on node n2: Calico v3.26.4 does not ask who may claim an address"
+            "medium pod kube-system/calico-node-n2 env FELIX_FLOATINGIPS of container calico-node: Calico \
+          v3.26.4 on node n2 has floating IPs on, and does not ask who may claim an address"
         ]
     );
 }
@@ -148,8 +148,8 @@ fn fixed_and_on_with_approved_use(stage: &Stage) {
     assert_eq!(
         audited.of_rule("switched-on"),
         [
-            "medium FelixConfiguration default spec.floatingIPs: floating IPs are on on 2 nodes (n1, n2): \
-          Calico v3.26.4 does not ask who may claim an address"
+            "medium FelixConfiguration default spec.floatingIPs: Calico v3.26.4 on 2 nodes (n1, n2) has \
+          floating IPs on, and does not ask who may claim an address"
         ]
     );
     // An allow-list never covers somebody's live address.

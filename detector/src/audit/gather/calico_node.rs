@@ -61,7 +61,7 @@ fn image(container: &Container, running: Option<&str>) -> Image {
 /// runtime.
 fn environment(container: &Container) -> Environment {
     let entries = container.env.iter().flatten();
-    let entry = entries.filter(|entry| entry.name.eq_ignore_ascii_case(SWITCH)).last();
+    let entry = entries.rev().find(|entry| entry.name.eq_ignore_ascii_case(SWITCH));
     let Some(entry) = entry else {
         let elsewhere = container.env_from.as_ref().is_some_and(|sources| !sources.is_empty());
         return if elsewhere {

@@ -155,12 +155,11 @@ fn asked(ground: &Ground<'_>, pod: &Pod, marks: &Marks) -> Finding {
             Some(format!("{address} of {}", super::shown_owner(&owner)))
         })
         .collect();
-    if others.is_empty() {
-        finding.message = "it asks IPAM for addresses that nobody else has".to_owned();
+    (finding.level, finding.message) = if others.is_empty() {
+        (Level::Note, "it asks IPAM for addresses that nobody else has".to_owned())
     } else {
-        finding.level = Level::Low;
-        finding.message = format!("it asks IPAM for {}, which IPAM refuses", some_of(&others));
-    }
+        (Level::Low, format!("it asks IPAM for {}, which IPAM refuses", some_of(&others)))
+    };
     finding
 }
 

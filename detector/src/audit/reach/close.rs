@@ -27,21 +27,21 @@ fn role_patch(role: &Role) -> Option<String> {
     let mut added = Vec::new();
     let mut removed = Vec::new();
     for rule in &role.rules {
-        let path = format!("/rules/{}", rule.index);
+        let place = format!("/rules/{}", rule.index);
         let (others, pods) = split(rule)?;
-        patch.push(json!({ "op": "test", "path": format!("{path}/verbs"), "value": rule.verbs }));
+        patch.push(json!({ "op": "test", "path": format!("{place}/verbs"), "value": rule.verbs }));
         patch.push(
-            json!({ "op": "test", "path": format!("{path}/resources"), "value": rule.resources }),
+            json!({ "op": "test", "path": format!("{place}/resources"), "value": rule.resources }),
         );
         match (others, pods) {
             (Some(others), pods) => {
-                patch.push(json!({ "op": "replace", "path": path, "value": others }));
+                patch.push(json!({ "op": "replace", "path": place, "value": others }));
                 added.extend(pods.map(|p| json!({ "op": "add", "path": "/rules/-", "value": p })));
             }
             (None, Some(pods)) => {
-                patch.push(json!({ "op": "replace", "path": path, "value": pods }));
+                patch.push(json!({ "op": "replace", "path": place, "value": pods }));
             }
-            (None, None) => removed.push((rule.index, json!({ "op": "remove", "path": path }))),
+            (None, None) => removed.push((rule.index, json!({ "op": "remove", "path": place }))),
         }
     }
     if patch.is_empty() {
@@ -69,11 +69,12 @@ fn split(rule: &Rule) -> Option<(Option<Value>, Option<Value>)> {
     if wild(&rule.verbs) || wild(&rule.resources) || wild(&rule.groups) {
         return None;
     }
-    let (pods, others): (Vec<&Box<str>>, Vec<&Box<str>>) =
-        rule.resources.iter().partition(|resource| RESOURCES.contains(&&***resource));
-    let verbs: Vec<&Box<str>> =
-        rule.verbs.iter().filter(|verb| !VERBS.contains(&&***verb)).collect();
-    let build = |resources: &[&Box<str>], verbs: Value| {
+    let resources = rule.resources.iter().map(|resource| &**resource);
+    let (pods, others): (Vec<&str>, Vec<&str>) =
+        resources.partition(|resource| RESOURCES.contains(resource));
+    let verbs = rule.verbs.iter().map(|verb| &**verb);
+    let verbs: Vec<&str> = verbs.filter(|verb| !VERBS.contains(verb)).collect();
+    let build = |resources: &[&str], verbs: Value| {
         let mut value = json!({ "apiGroups": rule.groups, "resources": resources, "verbs": verbs });
         if !rule.names.is_empty() {
             value["resourceNames"] = json!(rule.names);

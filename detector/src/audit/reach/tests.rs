@@ -22,25 +22,26 @@ fn rule(verbs: &[&str], groups: &[&str], resources: &[&str]) -> Rule {
 #[test]
 fn a_rule_gives_what_rbac_takes_it_to_give() {
     use Right::{PatchPods, PatchStatus, UpdatePods, UpdateStatus};
+    type Row = (&'static [&'static str], &'static [&'static str], &'static [&'static str]);
     let all = [PatchPods, PatchStatus, UpdateStatus, UpdatePods];
-    let table: [(&[&str], &[&str], &[&str], &[Right]); 14] = [
-        (&["patch"], &[""], &["pods"], &[PatchPods]),
-        (&["update"], &[""], &["pods"], &[UpdatePods]),
-        (&["patch"], &[""], &["pods/status"], &[PatchStatus]),
-        (&["update"], &[""], &["pods/status"], &[UpdateStatus]),
-        (&["*"], &["*"], &["*"], &all),
-        (&["*"], &[""], &["pods", "pods/status"], &all),
-        (&["patch", "update"], &[""], &["*/status"], &[PatchStatus, UpdateStatus]),
-        (&["get", "list", "watch", "create", "delete"], &[""], &["pods"], &[]),
+    let table: [(Row, &[Right]); 14] = [
+        ((&["patch"], &[""], &["pods"]), &[PatchPods]),
+        ((&["update"], &[""], &["pods"]), &[UpdatePods]),
+        ((&["patch"], &[""], &["pods/status"]), &[PatchStatus]),
+        ((&["update"], &[""], &["pods/status"]), &[UpdateStatus]),
+        ((&["*"], &["*"], &["*"]), &all),
+        ((&["*"], &[""], &["pods", "pods/status"]), &all),
+        ((&["patch", "update"], &[""], &["*/status"]), &[PatchStatus, UpdateStatus]),
+        ((&["get", "list", "watch", "create", "delete"], &[""], &["pods"]), &[]),
         // Another group's pods are no pods, and subresources go by their own names.
-        (&["patch"], &["metrics.k8s.io"], &["pods"], &[]),
-        (&["patch"], &[], &["pods"], &[]),
-        (&["patch"], &[""], &["pods/exec", "pods/*"], &[]),
-        (&["Patch"], &[""], &["pods"], &[]),
-        (&["patch"], &["apps", ""], &["deployments", "pods"], &[PatchPods]),
-        (&["patch"], &[""], &[], &[]),
+        ((&["patch"], &["metrics.k8s.io"], &["pods"]), &[]),
+        ((&["patch"], &[], &["pods"]), &[]),
+        ((&["patch"], &[""], &["pods/exec", "pods/*"]), &[]),
+        ((&["Patch"], &[""], &["pods"]), &[]),
+        ((&["patch"], &["apps", ""], &["deployments", "pods"]), &[PatchPods]),
+        ((&["patch"], &[""], &[]), &[]),
     ];
-    for (verbs, groups, resources, given) in table {
+    for ((verbs, groups, resources), given) in table {
         let rule = rule(verbs, groups, resources);
         let expected: BTreeSet<Right> = given.iter().copied().collect();
         assert_eq!(rights(&rule), expected, "{rule:?}");
