@@ -112,6 +112,7 @@ fn files(
     let names: Vec<String> =
         args.from.iter().map(|path| printable(&path.to_string_lossy(), 300)).collect();
     gather.facts().source = names.join(", ").into();
+    gather.facts().offline = true;
     let torn = dump::read(&args.from, &mut gather, progress)?;
     Ok((gather.finish(), torn))
 }

@@ -26,6 +26,8 @@ pub(super) const MOST_REFUSED: usize = 100;
 pub(super) struct Facts {
     /// Where it was read: a server or a folder, for people.
     pub(super) source: Box<str>,
+    /// Whether that are files.
+    pub(super) offline: bool,
     /// How far each kind of object could be seen.
     pub(super) sight: BTreeMap<Kind, Sight>,
     /// Pods that have a node, and those without one that bear an annotation of the family.

@@ -43,7 +43,7 @@ pub(super) fn judge(
         },
         Presence::Hidden(kinds) => {
             let kinds: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
-            undetermined(vec![format!(
+            undetermined(facts, vec![format!(
                 "whether there is any Calico cannot be told without seeing {}",
                 kinds.join(", ")
             )])
@@ -62,12 +62,13 @@ fn with_calico(facts: &Facts, exposure: &Exposure, reach: &Reach) -> Judged {
             _ => None,
         });
         if let Some(why) = unknown {
-            return undetermined(vec![format!(
-                "whether floating IPs are on cannot be told: {why}"
-            )]);
+            return undetermined(
+                facts,
+                vec![format!("whether floating IPs are on cannot be told: {why}")],
+            );
         }
         if !pods {
-            return undetermined(vec![blind()]);
+            return undetermined(facts, vec![blind()]);
         }
         let by = exposure.nodes.values().find_map(|node| match &node.switch {
             Switch::Off { by } => Some(by),
@@ -79,7 +80,7 @@ fn with_calico(facts: &Facts, exposure: &Exposure, reach: &Reach) -> Judged {
             ),
             None => "calico-node runs on no node that was seen".into(),
         };
-        return guarded(vec![reason], "detector audit --output json, in your pipeline");
+        return guarded(vec![reason], "detector audit --output sarif > audit.sarif");
     }
     let mut reasons = why_open(&open, exposure);
     if let Guard::Stands { except } = &facts.guard
@@ -157,8 +158,15 @@ fn guarded(reasons: Vec<String>, next: &str) -> Judged {
     Judged { verdict: Verdict::Guarded, reasons, next: next.into() }
 }
 
-fn undetermined(reasons: Vec<String>) -> Judged {
-    let next = "detector audit, with the rights of deploy/audit-rbac.yaml or on a complete dump";
+/// What lets the next audit see more.
+fn undetermined(facts: &Facts, reasons: Vec<String>) -> Judged {
+    let next = if facts.offline {
+        "kubectl get pods,nodes,services,configmaps,daemonsets,clusterroles,roles,clusterrolebindings,\
+         rolebindings,clusterinformations,felixconfigurations,ippools,ipamblocks --all-namespaces \
+         --show-managed-fields --output yaml > cluster.yaml"
+    } else {
+        "kubectl apply --filename deploy/audit-rbac.yaml"
+    };
     Judged { verdict: Verdict::Undetermined, reasons, next: next.into() }
 }
 
