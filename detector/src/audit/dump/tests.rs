@@ -102,3 +102,21 @@ fn a_kind_of_somebody_elses_with_a_known_name_is_not_taken() {
         assert_eq!(read_text("a.json", &pool(group)).0.pools.len(), taken, "{group}");
     }
 }
+
+/// Wherever a list is cut, it is told; only what it is a list of can be missing without a loss.
+#[test]
+fn a_list_that_is_cut_anywhere_is_torn() {
+    let (one, two) = (pod("one", true), pod("two", true));
+    let json = format!(r#"{{"apiVersion": "v1", "items": [{one}, {two}], "kind": "List"}}"#);
+    for end in 1..json.len() {
+        let (_, torn) = read_text("a.json", &json[..end]);
+        assert_eq!(torn.len(), 1, "{}", &json[..end]);
+    }
+    let yaml = format!("apiVersion: v1\nitems:\n- {one}\n- {two}\nkind: List\n");
+    let (from, to) = (yaml.find("- ").unwrap() + 2, yaml.find("kind: List").unwrap());
+    for end in from..=to {
+        let (facts, torn) = read_text("a.yaml", &yaml[..end]);
+        assert_eq!(torn.len(), 1, "{}", &yaml[..end]);
+        assert!(!facts.sees(Kind::Pods));
+    }
+}

@@ -15,7 +15,9 @@ use crate::audit::shell;
 pub(super) fn look(ground: &Ground<'_>, findings: &mut Vec<Finding>) {
     for resident in &ground.facts.pods {
         let (pod, marks) = (&resident.pod, resident.marks.as_deref());
-        if owns_addresses(pod) && !pod.terminating {
+        // One that goes owns its address as long as the CNI plugin has not taken it back: with a long
+        // grace that can be years.
+        if owns_addresses(pod) {
             against_ipam(ground, pod, marks, findings);
         }
     }
@@ -129,27 +131,25 @@ fn against_ipam(
 /// Addresses that two pods show, where no record says whose they are.
 fn shared(ground: &Ground<'_>, findings: &mut Vec<Finding>) {
     for (address, pods) in ground.owners.shown() {
-        // A pod that goes and its successor show one address for seconds.
-        let standing: Vec<&Pod> = pods.iter().copied().filter(|pod| !pod.terminating).collect();
         let decided = ground.owners.recorded && ground.owners.record(address).is_some();
-        let [first, others @ ..] = standing.as_slice() else { continue };
+        let [first, others @ ..] = pods else { continue };
         if others.is_empty() || decided {
             continue;
         }
         let names: Vec<String> =
-            standing.iter().map(|pod| format!("{} on {}", pod.key, pod.node)).collect();
+            pods.iter().map(|pod| format!("{} on {}", pod.key, pod.node)).collect();
         // Whoever's status somebody else wrote is the one to look at.
         let marks = |pod: &Pod| {
             let resident = ground.facts.pods.iter().find(|resident| resident.pod.uid == pod.uid);
             resident.and_then(|resident| resident.marks.as_deref())
         };
         let forged = |pod: &&&Pod| marks(pod).is_some_and(|marks| marks.status_writer.is_some());
-        let suspect = standing.iter().find(forged).copied().unwrap_or(first);
+        let suspect = pods.iter().find(forged).copied().unwrap_or(first);
         let mut finding = of_status(suspect, marks(suspect), Rule::SharedAddress, address);
         finding.addresses = vec![ground.line(address, suspect)];
         finding.message = format!(
             "{} pods show {address}: {}; one of them can be forged{}",
-            standing.len(),
+            pods.len(),
             some_of(&names),
             by_whom(marks(suspect))
         );
@@ -172,7 +172,7 @@ fn outside_of_nodes(ground: &Ground<'_>, findings: &mut Vec<Finding>) {
     let (mut inside, mut outside) = (0_usize, Vec::new());
     for resident in &ground.facts.pods {
         let pod = &resident.pod;
-        if !owns_addresses(pod) || pod.terminating {
+        if !owns_addresses(pod) {
             continue;
         }
         let Some(ranges) = ranges.get(&*pod.node.0) else { continue };

@@ -85,6 +85,19 @@ fn what_pods_show_by_right_is_silent() {
     assert_eq!(found(&facts(pods)), [], "and without IPAM's record");
 }
 
+/// A grace of years keeps a pod running while it goes, and Felix routes what its status shows.
+#[test]
+fn a_pod_that_goes_slowly_is_no_way_out() {
+    let mut evil = pod("evil", "10.0.0.1");
+    evil.terminating = true;
+    evil.annotated_addresses = vec![address("10.0.0.2")];
+    let pods = vec![pod("one", "10.0.0.1"), pod("two", "10.0.0.3"), evil];
+    let mut recorded = facts(pods.clone());
+    record(&mut recorded, &[("one", "10.0.0.1"), ("two", "10.0.0.3"), ("evil", "10.0.0.2")]);
+    assert_eq!(found(&recorded), [(Rule::AgainstIpam, "evil".to_owned())]);
+    assert_eq!(found(&facts(pods)).len(), 1, "and without IPAM's record");
+}
+
 #[test]
 fn a_live_migration_has_two_pods_with_one_address() {
     let mut facts =
