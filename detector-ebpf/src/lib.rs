@@ -9,9 +9,12 @@
 #![forbid(unsafe_code)]
 
 pub mod traffic;
+pub mod writer;
 
 use core::fmt;
 use core::mem::offset_of;
+
+use crate::writer::{Refusal, Task};
 
 /// What each object for the kernel ends with: a licence, and a place to go for what cannot happen. For
 /// any other target an empty program, so that the whole workspace can be checked at once.
@@ -49,9 +52,16 @@ pub struct Header {
     /// The netlink port that the message came from: 0 is the kernel itself. Means something only
     /// where the agent has found out that the program can tell, and else is anything.
     pub sender: u32,
-    /// Keeps the message where 8 bytes begin.
-    pub reserved: u32,
+    /// What follows: one of the constants below.
+    pub kind: u32,
+    /// Who runs. The message was caused by it, unless the kernel itself is the sender.
+    pub task: Task,
 }
+
+/// [`Header::kind`]: a message, or several.
+pub const MESSAGE: u32 = 0;
+/// [`Header::kind`]: a [`Refusal`].
+pub const REFUSAL: u32 = 1;
 
 impl Header {
     /// Reads the header; the rest of the bytes is the message and what lies behind it.
@@ -64,8 +74,9 @@ impl Header {
             Ok(u32::from_ne_bytes(*word))
         };
         let at = u64::from_ne_bytes(*at);
-        let header = Self { at, kept: word()?, whole: word()?, sender: word()?, reserved: word()? };
-        Ok((header, rest))
+        let (kept, whole, sender, kind) = (word()?, word()?, word()?, word()?);
+        let (task, rest) = rest.split_first_chunk().ok_or(RecordError::NoHeader)?;
+        Ok((Self { at, kept, whole, sender, kind, task: Task::parse(task) }, rest))
     }
 }
 
@@ -78,12 +89,14 @@ const _: () = {
     assert!(offset_of!(Header, kept) == 8);
     assert!(offset_of!(Header, whole) == 12);
     assert!(offset_of!(Header, sender) == 16);
-    assert!(offset_of!(Header, reserved) == 20);
-    assert!(HEADER == 24 && align_of::<Header>() == 8);
+    assert!(offset_of!(Header, kind) == 20);
+    assert!(offset_of!(Header, task) == 24);
+    assert!(HEADER == 72 && align_of::<Header>() == 8);
+    assert!(size_of::<Refusal>() <= SMALL);
     // The program masks a length to the room that there is.
     assert!(SMALL.is_power_of_two() && MEDIUM.is_power_of_two() && LARGE.is_power_of_two());
     assert!(SMALL < MEDIUM && MEDIUM < LARGE);
-    assert!(Counter::Truncated as u32 + 1 == COUNTERS);
+    assert!(Counter::RefusalsLost as u32 + 1 == COUNTERS);
 };
 
 /// Message bytes of the three sizes of record. The kernel's ring reserves fixed sizes only, and the
@@ -112,20 +125,35 @@ pub enum Counter {
     Unparsed = 4,
     /// Of those written, the ones that were cut short.
     Truncated = 5,
+    /// Refused writes that were recorded; none of them is a message.
+    Refusals = 6,
+    /// Refused writes for which the ring had no room.
+    RefusalsLost = 7,
 }
 
 /// How many counters there are.
-pub const COUNTERS: u32 = 6;
+pub const COUNTERS: u32 = 8;
 
 /// A record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Record<'a> {
-    /// When the kernel sent the message: nanoseconds of `CLOCK_BOOTTIME`.
+    /// When the kernel sent the message, or refused: nanoseconds of `CLOCK_BOOTTIME`.
     pub at: u64,
-    /// Whether the message was longer than any record; `message` is its beginning.
-    pub truncated: bool,
-    /// The message or messages, from the netlink header on.
-    pub message: &'a [u8],
+    /// Who ran then.
+    pub task: Task,
+    /// What was recorded.
+    pub what: What<'a>,
+}
+
+/// What was recorded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What<'a> {
+    /// A message or messages, from the netlink header on.
+    Message(&'a [u8]),
+    /// The beginning of a message that was longer than any record.
+    Truncated(&'a [u8]),
+    /// A write of a route was refused.
+    Refusal(Refusal),
 }
 
 /// Why bytes are no record.
@@ -135,14 +163,17 @@ pub enum RecordError {
     NoHeader,
     /// The header tells of more bytes than there are.
     Short,
+    /// The header tells of something else than is known.
+    Kind(u32),
 }
 
 impl fmt::Display for RecordError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoHeader => "a record shorter than its header",
-            Self::Short => "a record shorter than its header says",
-        })
+        match self {
+            Self::NoHeader => f.write_str("a record shorter than its header"),
+            Self::Short => f.write_str("a record shorter than its header says"),
+            Self::Kind(kind) => write!(f, "a record of an unknown kind, {kind}"),
+        }
     }
 }
 
@@ -152,8 +183,14 @@ impl<'a> Record<'a> {
     /// Reads a record from the bytes of a ring's entry.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
         let (header, rest) = Header::parse(bytes)?;
-        let message = rest.get(..header.kept as usize).ok_or(RecordError::Short)?;
-        Ok(Self { at: header.at, truncated: header.whole > header.kept, message })
+        let kept = rest.get(..header.kept as usize).ok_or(RecordError::Short)?;
+        let what = match header.kind {
+            MESSAGE if header.whole > header.kept => What::Truncated(kept),
+            MESSAGE => What::Message(kept),
+            REFUSAL => What::Refusal(Refusal::parse(kept.first_chunk().ok_or(RecordError::Short)?)),
+            kind => return Err(RecordError::Kind(kind)),
+        };
+        Ok(Self { at: header.at, task: header.task, what })
     }
 }
 
@@ -168,11 +205,13 @@ mod tests {
         bytes[8..12].copy_from_slice(&4u32.to_ne_bytes());
         bytes[12..16].copy_from_slice(&4u32.to_ne_bytes());
         bytes[16..20].copy_from_slice(&6u32.to_ne_bytes());
+        bytes[24..32].copy_from_slice(&8u64.to_ne_bytes());
         bytes[HEADER..HEADER + 4].copy_from_slice(b"abcd");
+        let task = Task { started: 8, ..Task::default() };
         let (header, _) = Header::parse(&bytes).unwrap();
-        assert_eq!(header, Header { at: 7, kept: 4, whole: 4, sender: 6, reserved: 0 });
+        assert_eq!(header, Header { at: 7, kept: 4, whole: 4, sender: 6, kind: MESSAGE, task });
         let record = Record::parse(&bytes).unwrap();
-        assert_eq!(record, Record { at: 7, truncated: false, message: b"abcd" });
+        assert_eq!(record, Record { at: 7, task, what: What::Message(b"abcd") });
         for length in 0..HEADER {
             assert_eq!(Record::parse(&bytes[..length]), Err(RecordError::NoHeader));
         }
@@ -180,6 +219,23 @@ mod tests {
             assert_eq!(Record::parse(&bytes[..length]), Err(RecordError::Short));
         }
         bytes[12..16].copy_from_slice(&9u32.to_ne_bytes());
-        assert!(Record::parse(&bytes).unwrap().truncated);
+        assert_eq!(Record::parse(&bytes).unwrap().what, What::Truncated(b"abcd"));
+        bytes[20..24].copy_from_slice(&REFUSAL.to_ne_bytes());
+        assert_eq!(Record::parse(&bytes), Err(RecordError::Short), "a refusal is longer");
+        bytes[20..24].copy_from_slice(&9u32.to_ne_bytes());
+        assert_eq!(Record::parse(&bytes), Err(RecordError::Kind(9)));
+    }
+
+    #[test]
+    fn a_refusal_is_told_from_a_message() {
+        let mut bytes = [0u8; HEADER + size_of::<Refusal>()];
+        bytes[8..12].copy_from_slice(&36u32.to_ne_bytes());
+        bytes[12..16].copy_from_slice(&36u32.to_ne_bytes());
+        bytes[20..24].copy_from_slice(&REFUSAL.to_ne_bytes());
+        bytes[HEADER + 32..].copy_from_slice(&[2, 32, 3, 1]);
+        let What::Refusal(refusal) = Record::parse(&bytes).unwrap().what else {
+            panic!("it is a refusal");
+        };
+        assert_eq!((refusal.family, refusal.length), (2, 32));
     }
 }

@@ -9,5 +9,9 @@
 
 #[cfg(target_arch = "bpf")]
 mod route;
+#[cfg(target_arch = "bpf")]
+mod task;
+#[cfg(target_arch = "bpf")]
+mod writes;
 
 detector_ebpf::object!();

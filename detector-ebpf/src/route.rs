@@ -16,11 +16,14 @@ use aya_ebpf::macros::{map, socket_filter};
 use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::warn;
-use detector_ebpf::{COUNTERS, Counter, HEADER, Header, LARGE, MEDIUM, SMALL};
+use detector_ebpf::writer::Task;
+use detector_ebpf::{COUNTERS, Counter, HEADER, Header, LARGE, MEDIUM, MESSAGE, SMALL};
+
+use crate::task;
 
 /// Records for the agent. The agent sets the size when it loads the program.
 #[map]
-static RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
 /// Interfaces that carry the node's own traffic, by index. What the map lacks is taken to matter.
 #[map]
@@ -126,7 +129,8 @@ const SENDER: usize = 40 + 12;
 /// Reads every message, and lets none of them on to the socket.
 ///
 /// Whoever has CAP_NET_ADMIN may send to the kernel's multicast groups, in the kernel's own words.
-/// Who sent a message stands beside the message only.
+/// Who sent a message stands beside the message only, and who caused it nowhere: it is the task that
+/// runs.
 #[socket_filter]
 pub(crate) fn route(context: SkBuffContext) -> i64 {
     see::<true>(&context)
@@ -256,14 +260,15 @@ fn is_uplink(interface: u32) -> bool {
 #[inline(always)]
 fn record<const SENDERS: bool>(context: &SkBuffContext) -> Counter {
     let length = context.len();
+    let task = if SENDERS { task::current() } else { Task::default() };
     if length <= SMALL as u32 {
-        write::<SENDERS, SMALL, { SMALL + HEADER }>(context, length)
+        write::<SENDERS, SMALL, { SMALL + HEADER }>(context, length, task)
     } else if length <= MEDIUM as u32 {
-        write::<SENDERS, MEDIUM, { MEDIUM + HEADER }>(context, length)
+        write::<SENDERS, MEDIUM, { MEDIUM + HEADER }>(context, length, task)
     } else if length <= LARGE as u32 {
-        write::<SENDERS, LARGE, { LARGE + HEADER }>(context, length)
+        write::<SENDERS, LARGE, { LARGE + HEADER }>(context, length, task)
     } else {
-        let outcome = write::<SENDERS, SMALL, { SMALL + HEADER }>(context, SMALL as u32);
+        let outcome = write::<SENDERS, SMALL, { SMALL + HEADER }>(context, SMALL as u32, task);
         if outcome == Counter::Written {
             count(Counter::Truncated);
         }
@@ -276,6 +281,7 @@ fn record<const SENDERS: bool>(context: &SkBuffContext) -> Counter {
 fn write<const SENDERS: bool, const ROOM: usize, const SIZE: usize>(
     context: &SkBuffContext,
     kept: u32,
+    task: Task,
 ) -> Counter {
     let Some(mut entry) = RECORDS.reserve::<[u8; SIZE]>(0) else {
         return Counter::Lost;
@@ -290,7 +296,7 @@ fn write<const SENDERS: bool, const ROOM: usize, const SIZE: usize>(
     let loaded = unsafe {
         let at = bpf_ktime_get_boot_ns();
         let sender = if SENDERS { sender(context) } else { u32::MAX };
-        let header = Header { at, kept, whole: context.len(), sender, reserved: 0 };
+        let header = Header { at, kept, whole: context.len(), sender, kind: MESSAGE, task };
         start.cast::<Header>().write(header);
         bpf_skb_load_bytes(context.skb.skb.cast(), 0, start.add(HEADER).cast(), kept)
     };
@@ -321,7 +327,7 @@ fn sender(context: &SkBuffContext) -> u32 {
 }
 
 #[inline(always)]
-fn count(counter: Counter) {
+pub(crate) fn count(counter: Counter) {
     let Some(count) = COUNTS.get_ptr_mut(counter as u32) else { return };
     // The kernel may preempt the program for another task's route change, or interrupt it for a
     // router's announcement. An addition in two steps would then take back what was counted in

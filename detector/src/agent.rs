@@ -27,7 +27,7 @@ use self::packets::{connections_ready, dumped, packets_ready};
 use self::senses::Senses;
 use crate::cli::RunArgs;
 use crate::clock::{self, BootWall};
-use crate::config::{Config, RouteSource};
+use crate::config::{Config, Refused, RouteSource};
 use crate::doors::{self, Inquiry, Inside, Pulse};
 use crate::health::Health;
 use crate::heap;
@@ -44,6 +44,7 @@ use crate::source::kernel::{
 };
 use crate::source::packets::Packets;
 use crate::source::translations::{Told, Translations};
+use crate::source::writer::{WriterOptions, WriterSight};
 use crate::telemetry::{self, Telemetry};
 
 /// Observations of the cluster that wait for the loop; the cluster's tasks wait when it is full.
@@ -66,6 +67,12 @@ const DUMP_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The name of the capability that eBPF for routes is.
 const ROUTES: &str = "routes-by-ebpf";
+
+/// The name of the capability to know who writes a route, better than by a port.
+const WRITERS: &str = "writers";
+
+/// The names of the capabilities to see that a route was refused, of IPv4 and of IPv6.
+const REFUSALS: [&str; 2] = ["refused-ipv4-routes", "refused-ipv6-routes"];
 
 /// How much of what the kernel has told is taken at once.
 #[derive(Clone, Copy)]
@@ -112,6 +119,7 @@ struct Agent {
     /// When it is tried again to listen to connection tracking, where it could not be.
     reopen: Instant,
     route_source: RouteSource,
+    refused: Refused,
     /// When the heap was last trimmed.
     trimmed: Instant,
     translations: Translations,
@@ -141,7 +149,9 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
     let health = Health::new(Arc::clone(&telemetry));
     let recorder = recorder(&config, args, &health)?;
     let cluster = if config.api { Some(Cluster::connect(&config).await?) } else { None };
-    let options = KernelOptions { ring_bytes: config.ring_bytes, ..KernelOptions::default() };
+    let writers = WriterOptions { source: config.writers, refused: config.refused.clone() };
+    let options =
+        KernelOptions { ring_bytes: config.ring_bytes, writers, ..KernelOptions::default() };
     let opened = KernelSource::open(config.route_source, options)?;
     info!(node = %config.node, routes = opened.source.as_str(), "watching");
     health.expect(ROUTES);
@@ -149,6 +159,7 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         health.mark(ROUTES, why);
         warn!(why, "degraded: route changes come by plain netlink, which a burst can overflow");
     }
+    show_writers(&opened.writers, &health);
 
     let client = cluster.as_ref().map(Cluster::client);
     let (sinks, stood) = Sinks::start(&config, client, &health, &telemetry)
@@ -195,6 +206,7 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         reopen: Instant::now(),
         trimmed: Instant::now(),
         route_source: config.route_source,
+        refused: config.refused.clone(),
         translations: Translations::open(),
         proxies: Proxies::new(Arc::new(config.settings())),
         interests: Interests::default(),
@@ -221,6 +233,26 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         doors::close(&inside, socket);
     }
     Ok(())
+}
+
+/// Says what is known of who writes routes. Where the kernel lets nothing be traced the agent does its
+/// whole job, so that is worth a line, and no warning.
+fn show_writers(sight: &WriterSight, health: &Health) {
+    health.expect(WRITERS);
+    if let Err(why) = &sight.writers {
+        health.mark(WRITERS, why);
+        info!(why, "who writes a route is known by its netlink port only, if at all");
+    }
+    for (capability, family) in REFUSALS.into_iter().zip(&sight.refusals) {
+        health.expect(capability);
+        match family {
+            Ok(means) => debug!(capability, means = means.as_str(), "refused writes are seen"),
+            Err(why) => {
+                health.mark(capability, why);
+                info!(capability, why, "routes that the kernel refuses to write are not seen");
+            }
+        }
+    }
 }
 
 fn recorder(config: &Config, args: &RunArgs, health: &Health) -> Result<Option<Recorder>> {
@@ -499,6 +531,15 @@ impl Agent {
                     }
                 }
                 Output::Ranges(ranges) => self.range_translations(ranges),
+                Output::Stranger(stranger) => {
+                    self.telemetry.strangers.inc();
+                    info!(
+                        route = %stranger.prefix,
+                        pod = %stranger.pod,
+                        writer = %stranger.process,
+                        "a pod's own route was written by a process that is none of Calico's"
+                    );
+                }
             }
         }
     }

@@ -36,7 +36,7 @@ use self::facts::{Facts, Kind, Sight};
 use self::gather::Gather;
 use self::progress::Progress;
 use self::report::Report;
-use crate::cli::{AuditArgs, AuditOutput, RunArgs};
+use crate::cli::{AuditArgs, AuditOutput, RunArgs, Shown};
 use crate::client::show::Look;
 use crate::config;
 use crate::policy::Allowed;
@@ -135,7 +135,8 @@ fn write(args: &AuditArgs, report: &Report, out: &mut dyn Write) -> Result<()> {
     }
     match args.output {
         AuditOutput::Table | AuditOutput::Wide => {
-            let look = Look::new(args.output == AuditOutput::Wide, args.color);
+            let wide = args.output == AuditOutput::Wide;
+            let look = Look::new(if wide { Shown::Wide } else { Shown::Table }, args.color);
             write!(out, "{}", show::report(report, look))?;
         }
         AuditOutput::Json => {

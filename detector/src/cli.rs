@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, ConfigError, Output, PacketSource, RouteSource};
+use crate::config::{self, ConfigError, Hook, Output, PacketSource, RouteSource, WriterSource};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -14,6 +14,7 @@ Examples:
   detector run --node-name worker-1 --no-api          routes only, no cluster
   detector config check /etc/detector/config.yaml     before it is rolled out
   detector config show --config config.yaml           what all of it amounts to
+  detector probe                                      what this node offers, before it is installed
   detector status                                     what the agent of this node sees, and does not
   detector findings -o wide                           what stands now
   detector explain 10.244.7.9                         whose it is, by whom, where its packets go
@@ -23,8 +24,8 @@ Examples:
   detector run --record r.jsonl; detector replay r.jsonl
   detector audit                                      whether a cluster is exposed, and has been hit
 
-Exit codes: 0 all went well; 1 it failed, or `findings --fail` or `audit` found some; 2 what was typed is
-wrong, no agent answers, or `audit` could not look.";
+Exit codes: 0 all went well; 1 it failed, `findings --fail` or `audit` found some, or routes cannot be
+seen here; 2 what was typed is wrong, no agent answers, or `audit` could not look.";
 
 const AUDIT_EXAMPLES: &str = "\
 Examples:
@@ -102,6 +103,16 @@ pub enum Command {
         /// How to ask.
         #[command(flatten)]
         ask: AskArgs,
+    },
+    /// Show what this node offers the agent, what it would use of it, and what is degraded and why. It
+    /// tries all of it out, in the network namespace that it runs in, and changes nothing.
+    Probe {
+        /// What it looks like.
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Shown,
+        /// When there is colour. NO_COLOR is respected.
+        #[arg(long, value_name = "WHEN", default_value = "auto")]
+        color: Colour,
     },
     /// Send a test finding through every configured sink, and say of each whether it took it.
     TestAlert(RunArgs),
@@ -253,6 +264,12 @@ pub struct RunArgs {
     /// How packets on pods' interfaces and uplinks are watched.
     #[arg(long, value_name = "HOW")]
     pub packets: Option<PacketSource>,
+    /// How it is known who writes a route.
+    #[arg(long, value_name = "HOW")]
+    pub writers: Option<WriterSource>,
+    /// Act as if the kernel refused this hook: for drills, to see what is degraded then and who is told.
+    #[arg(long, value_name = "HOOK", value_delimiter = ',', hide_short_help = true)]
+    pub refuse: Vec<Hook>,
     /// What findings look like.
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<Output>,

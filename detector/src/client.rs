@@ -17,9 +17,10 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use self::show::Look;
-use crate::cli::{AskArgs, Command, Shown};
+use crate::cli::{AskArgs, Colour, Command, Shown};
 use crate::config::value;
 use crate::doors::Acknowledge;
+use crate::probe::Probe;
 use crate::text::printable;
 
 /// How long the agent may take for an answer.
@@ -77,6 +78,17 @@ async fn ask(command: &Command, out: &mut dyn Write) -> Result<ExitCode> {
         _ => bail!("that is no question to the agent"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Shows what a node offers.
+pub fn show_probe(probe: &Probe, output: Shown, colour: Colour, out: &mut dyn Write) -> Result<()> {
+    if output == Shown::Json {
+        serde_json::to_writer_pretty(&mut *out, probe)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    write!(out, "{}", show::probe(probe, Look::new(output, colour)))?;
+    Ok(())
 }
 
 fn show<T: DeserializeOwned>(

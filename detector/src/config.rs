@@ -54,6 +54,73 @@ pub enum PacketSource {
     Off,
 }
 
+/// How it is known who writes a route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum WriterSource {
+    /// Read while it writes, and refused writes by tracing, by trampolines or else by probes.
+    #[default]
+    Auto,
+    /// The same, with trampolines (fexit) or no tracing.
+    Fexit,
+    /// The same, with probes (kprobe) or no tracing.
+    Kprobe,
+    /// Read while it writes; nothing is traced, and refused writes are not seen.
+    Records,
+    /// By the netlink port alone: nothing of the kernel's memory is read.
+    Port,
+}
+
+impl WriterSource {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Fexit => "fexit",
+            Self::Kprobe => "kprobe",
+            Self::Records => "records",
+            Self::Port => "port",
+        }
+    }
+}
+
+/// A place in the kernel where the agent hangs a program, or reads.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
+pub enum Hook {
+    /// The filter that records route changes.
+    Route,
+    /// The reading of tasks in it.
+    Tasks,
+    /// The trampoline of the function that writes IPv4 routes.
+    FexitIpv4,
+    /// The trampoline of the function that writes IPv6 routes.
+    FexitIpv6,
+    /// The probes of the function that writes IPv4 routes.
+    KprobeIpv4,
+    /// The probes of the function that writes IPv6 routes.
+    KprobeIpv6,
+    /// The programs on interfaces.
+    Packets,
+    /// The filter of connections.
+    Connections,
+}
+
+/// Hooks that are to be taken for refused by the kernel: for drills, and for tests of what is then
+/// degraded.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Refused(Vec<Hook>);
+
+impl Refused {
+    /// These.
+    pub fn new(hooks: Vec<Hook>) -> Self {
+        Self(hooks)
+    }
+
+    /// Whether a hook is among them.
+    pub fn has(&self, hook: Hook) -> bool {
+        self.0.contains(&hook)
+    }
+}
+
 /// What findings look like on standard output.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum Output {
@@ -77,6 +144,10 @@ pub struct Config {
     pub route_source: RouteSource,
     /// How packets are watched.
     pub packets: PacketSource,
+    /// How it is known who writes a route.
+    pub writers: WriterSource,
+    /// What is to be taken for refused by the kernel.
+    pub refused: Refused,
     /// What findings look like on standard output.
     pub output: Output,
     /// What names of pods' interfaces begin with.
@@ -160,6 +231,7 @@ impl Config {
             api,
             route_source,
             packets,
+            writers,
             output,
             interface_prefixes,
             uplinks,
@@ -193,6 +265,8 @@ impl Config {
         let route_source = args.route_source.or(from_file.transpose()?).unwrap_or_default();
         let from_file = packets.as_ref().map(|v| at("packets").parse(v, value::choice));
         let packets = args.packets.or(from_file.transpose()?).unwrap_or_default();
+        let from_file = writers.as_ref().map(|v| at("writers").parse(v, value::choice));
+        let writers = args.writers.or(from_file.transpose()?).unwrap_or_default();
         let from_file = output.as_ref().map(|v| at("output").parse(v, value::choice));
         let output = args.output.or(from_file.transpose()?).unwrap_or_default();
 
@@ -219,6 +293,8 @@ impl Config {
             api: !args.no_api && enabled.unwrap_or(true),
             route_source,
             packets,
+            writers,
+            refused: Refused::new(args.refuse.clone()),
             output,
             interface_prefixes,
             uplinks,
@@ -269,6 +345,9 @@ impl Config {
             api,
             route_source,
             packets,
+            writers,
+            // Said by a flag only.
+            refused: _,
             output,
             interface_prefixes,
             uplinks,
@@ -290,6 +369,7 @@ impl Config {
             ("api.enabled", *api == other.api),
             ("routeSource", *route_source == other.route_source),
             ("packets", *packets == other.packets),
+            ("writers", *writers == other.writers),
             ("output", *output == other.output),
             ("interfacePrefixes", *interface_prefixes == other.interface_prefixes),
             ("uplinks", *uplinks == other.uplinks),

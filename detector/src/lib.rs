@@ -12,6 +12,7 @@ pub mod health;
 pub mod heap;
 mod mind;
 pub mod policy;
+pub mod probe;
 pub mod recording;
 pub mod runbook;
 pub mod sink;

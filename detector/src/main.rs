@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
-use detector::cli::{AuditArgs, Cli, Command, LogFormat, RunArgs};
+use detector::cli::{AuditArgs, Cli, Colour, Command, LogFormat, RunArgs, Shown};
 use detector::config::{self, ConfigError, Output};
-use detector::{agent, audit, client, recording, runbook, sink};
+use detector::{agent, audit, client, probe, recording, runbook, sink};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
             let done = command.run(&mut std::io::stdout().lock(), &mut std::io::stderr().lock());
             done.map(ExitCode::from).map_err(Into::into)
         }
+        Command::Probe { output, color } => probe(output, color),
         Command::TestAlert(args) => return test_alert(&args),
         Command::Replay { file, output } => replay(&file, output),
         Command::Runbook { page } => runbook(page.as_deref()),
@@ -102,6 +103,14 @@ fn replay(file: &Path, output: Output) -> anyhow::Result<ExitCode> {
         "replayed: {words} words to the engine, {told} findings told, {standing} standing{torn}"
     );
     Ok(ExitCode::SUCCESS)
+}
+
+fn probe(output: Shown, colour: Colour) -> anyhow::Result<ExitCode> {
+    let probe = runtime()?.block_on(async { probe::run().await });
+    let mut shown = Vec::new();
+    client::show_probe(&probe, output, colour, &mut shown)?;
+    write(&shown)?;
+    Ok(if probe.is_enough() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn test_alert(args: &RunArgs) -> ExitCode {

@@ -135,7 +135,8 @@ impl Mind {
             | What::SnapshotBegin
             | What::SnapshotPart(_)
             | What::SnapshotEnd
-            | What::SnapshotAborted => "kernel",
+            | What::SnapshotAborted
+            | What::Refused(_) => "kernel",
             What::PodApplied(_)
             | What::PodDeleted(..)
             | What::PodsReset(_)

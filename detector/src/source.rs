@@ -11,3 +11,4 @@ pub mod packets;
 mod questions;
 pub mod translations;
 pub mod witness;
+pub mod writer;

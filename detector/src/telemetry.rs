@@ -112,6 +112,8 @@ pub struct Telemetry {
     pub addresses: Gauge,
     pub packets: Family<Side, Total>,
     pub pretended: Family<Pretence, Total>,
+    /// Commands that are none of Calico's and wrote a pod's own route, each counted once.
+    pub strangers: Total,
     sink_names: Mutex<Vec<String>>,
     resident: Gauge,
     cpu: Counter<f64, AtomicU64>,
@@ -203,6 +205,10 @@ impl Default for Telemetry {
             register!("detector_watched_addresses", "Addresses whose packets are counted");
         let packets =
             register!("detector_watched_packets", "Packets counted for addresses under suspicion");
+        let strangers = register!(
+            "detector_strange_writers",
+            "Commands that are none of Calico's and wrote a pod's own route, each counted once"
+        );
         let pretended =
             register!("detector_pretended_packets", "Packets of pods that pretend to be another's");
         let resident = Gauge::default();
@@ -254,6 +260,7 @@ impl Default for Telemetry {
             addresses,
             packets,
             pretended,
+            strangers,
             sink_names: Mutex::default(),
             resident,
             cpu,

@@ -6,7 +6,9 @@ use std::os::fd::AsRawFd as _;
 use std::process::Command;
 
 use detector::source::witness::{Witness, WitnessError};
+use detector::source::writer::WriterOptions;
 use detector_core::route::IfIndex;
+use detector_ebpf::What;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::socket::{
@@ -28,6 +30,11 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
     std::thread::spawn(run).join().expect("the test in the namespace holds");
 }
 
+/// The witness alone.
+fn attach(ring_bytes: u32) -> Result<Witness, WitnessError> {
+    Witness::attach(ring_bytes, &WriterOptions::default()).map(|(witness, _)| witness)
+}
+
 fn ip(arguments: &str) {
     let done = Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
     assert!(done.success(), "ip {arguments}");
@@ -47,10 +54,11 @@ fn kinds(witness: &mut Witness) -> Vec<u16> {
     let mut kinds = Vec::new();
     while let Some(kind) = witness.next(|record| {
         let record = record.unwrap();
-        assert!(!record.truncated && record.at > 0);
-        let length = u32::from_ne_bytes(record.message[..4].try_into().unwrap());
-        assert_eq!(length as usize, record.message.len(), "whole messages, one a record");
-        u16::from_ne_bytes(record.message[4..6].try_into().unwrap())
+        assert!(record.at > 0);
+        let What::Message(message) = record.what else { panic!("{record:?}") };
+        let length = u32::from_ne_bytes(message[..4].try_into().unwrap());
+        assert_eq!(length as usize, message.len(), "whole messages, one a record");
+        u16::from_ne_bytes(message[4..6].try_into().unwrap())
     }) {
         kinds.push(kind);
     }
@@ -69,7 +77,7 @@ const NEW_NEXT_HOP: u16 = 104;
 fn what_decides_where_a_packet_goes_is_recorded_in_order() {
     in_namespace(|| {
         link("v0");
-        let mut witness = Witness::attach(1 << 20).unwrap();
+        let mut witness = attach(1 << 20).unwrap();
         ip("route add 10.0.0.1 dev v0");
         ip("-6 route add fd00::1 dev v0");
         ip("route append 10.0.0.1 via inet6 fe80::1 dev v0 metric 5");
@@ -109,7 +117,7 @@ fn only_what_leaves_by_uplinks_is_left_out() {
     in_namespace(|| {
         link("up0");
         link("v0");
-        let mut witness = Witness::attach(1 << 20).unwrap();
+        let mut witness = attach(1 << 20).unwrap();
         let index = nix::net::if_::if_nametoindex("up0").unwrap();
         witness.set_uplinks(&[IfIndex::new(index).unwrap()]).unwrap();
         kinds(&mut witness);
@@ -143,7 +151,7 @@ fn only_what_leaves_by_uplinks_is_left_out() {
 fn what_the_ring_has_no_room_for_is_counted() {
     in_namespace(|| {
         link("v0");
-        let mut witness = Witness::attach(4096).unwrap();
+        let mut witness = attach(4096).unwrap();
         for n in 1..=60 {
             ip(&format!("route add 10.0.1.{n} dev v0"));
         }
@@ -166,7 +174,7 @@ fn who_may_not_load_programs_is_told_what_to_do() {
         // SAFETY: three plain numbers go in, and no memory of ours is touched.
         let done = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
         assert_eq!(done, 0);
-        Witness::attach(1 << 20).err().expect("nobody may load programs").to_string()
+        attach(1 << 20).err().expect("nobody may load programs").to_string()
     });
     let told = told.join().unwrap();
     assert!(told.starts_with("the kernel refuses eBPF to this process"), "{told}");
@@ -179,7 +187,7 @@ fn who_may_not_load_programs_is_told_what_to_do() {
 #[test]
 fn only_the_kernel_is_believed() {
     in_namespace(|| {
-        let mut witness = Witness::attach(1 << 20).unwrap();
+        let mut witness = attach(1 << 20).unwrap();
         assert!(witness.knows_senders());
         let socket = socket(
             AddressFamily::Netlink,
@@ -236,7 +244,7 @@ fn with_capabilities(more: &'static [u32], test: impl FnOnce() + Send + 'static)
 fn the_capabilities_that_are_asked_for_are_enough() {
     const PERFMON: u32 = 38;
     with_capabilities(&[PERFMON], || {
-        let mut witness = Witness::attach(1 << 20).unwrap();
+        let mut witness = attach(1 << 20).unwrap();
         assert!(witness.knows_senders());
         // A program of root's regains what was given up.
         ip("route add blackhole 10.9.0.0/24");
@@ -246,7 +254,7 @@ fn the_capabilities_that_are_asked_for_are_enough() {
 
 #[test]
 fn without_a_look_at_senders_there_is_a_witness_or_a_word_why_not() {
-    with_capabilities(&[], || match Witness::attach(1 << 20) {
+    with_capabilities(&[], || match attach(1 << 20) {
         Ok(mut witness) => {
             assert!(!witness.knows_senders());
             ip("route add blackhole 10.9.0.0/24");

@@ -131,6 +131,7 @@ fn run(task: Task) -> Result<()> {
     }
     if matches!(task, Task::Setup | Task::Test) {
         setup::observers()?;
+        setup::bird()?;
     }
     match task {
         Task::Setup => Ok(()),

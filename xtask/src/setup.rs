@@ -58,6 +58,9 @@ const ALERTMANAGER: Need = Need {
     packages: &["prometheus-alertmanager"],
 };
 
+const BIRD: Need =
+    Need { why: "`bird` writes routes, and tests look for who wrote them", packages: &["bird2"] };
+
 const QEMU: Need = Need {
     why: "virtual machines run the tests on other kernels",
     packages: &["qemu-system-x86", "kmod", "xz-utils", "binutils"],
@@ -143,6 +146,7 @@ pub(crate) fn machines(kernels: &[Kernel]) -> Result<Vec<Fetched>> {
     if !programs.iter().all(|program| succeeds(program, &["--version"])) {
         apt::install(&[QEMU])?;
     }
+    bird()?;
     let fetch = |kernel: &Kernel| kernels::fetch(*kernel).context("a kernel cannot be fetched");
     kernels.iter().map(fetch).collect()
 }
@@ -150,6 +154,23 @@ pub(crate) fn machines(kernels: &[Kernel]) -> Result<Vec<Fetched>> {
 /// Finds what only one of the measurements needs.
 pub(crate) fn iperf() -> Result<()> {
     if succeeds("iperf3", &["--version"]) { Ok(()) } else { apt::install(&[IPERF]) }
+}
+
+/// Finds a routing daemon, and does not let it run.
+pub(crate) fn bird() -> Result<()> {
+    if succeeds("bird", &["--version"]) {
+        return Ok(());
+    }
+    apt::install(&[BIRD])?;
+    stop("bird")
+}
+
+/// Where systemd runs, Debian starts what it installs; the tests start their own.
+fn stop(service: &str) -> Result<()> {
+    if succeeds("systemctl", &["is-active", "--quiet", service]) {
+        command::run(Command::new("systemctl").args(["disable", "--now", service]))?;
+    }
+    Ok(())
 }
 
 /// Finds what takes in what the agent gives: journald, Prometheus, Alertmanager.
@@ -169,11 +190,9 @@ pub(crate) fn observers() -> Result<()> {
         return Ok(());
     }
     apt::install(&needs)?;
-    // Where systemd runs, Debian starts what it installs; the tests start their own.
     for service in ["prometheus", "prometheus-alertmanager"] {
-        let is_new = needs.iter().any(|need| need.packages.contains(&service));
-        if is_new && succeeds("systemctl", &["is-active", "--quiet", service]) {
-            command::run(Command::new("systemctl").args(["disable", "--now", service]))?;
+        if needs.iter().any(|need| need.packages.contains(&service)) {
+            stop(service)?;
         }
     }
     Ok(())

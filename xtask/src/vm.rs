@@ -29,7 +29,9 @@ use crate::setup::kernels::{Fetched, Kernel};
 const TESTS: [&str; 4] = ["kernel", "packets", "translations", "witness"];
 
 /// The tools that the tests run.
-const TOOLS: [&str; 11] = [
+const TOOLS: [&str; 13] = [
+    "sh",
+    "bird",
     "ip",
     "tc",
     "nft",
@@ -64,6 +66,9 @@ pub(crate) struct Options {
     /// Tests of the agent, by their names; all where neither they nor scenarios are given.
     #[arg(long, value_name = "NAME", value_parser = TESTS)]
     test: Vec<String>,
+    /// Of each of the tests only what has this in its name.
+    #[arg(long, value_name = "PART")]
+    only: Option<String>,
 }
 
 /// Scenarios that meet all the programs, and the netfilter of each kernel. By emulation all is some fifty
@@ -75,7 +80,7 @@ impl Options {
     /// What is run with all other tests: it takes eight minutes on two processors.
     pub(crate) fn short() -> Self {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Self { kernel: Vec::new(), scenario: names(&SHORT), test: names(&TESTS) }
+        Self { kernel: Vec::new(), scenario: names(&SHORT), test: names(&TESTS), only: None }
     }
 
     /// The kernels that are meant.
@@ -144,7 +149,10 @@ fn disk(options: &Options) -> Result<Ramdisk> {
     let mut commands = Vec::new();
     for (name, path) in tests()?.iter().filter(|(name, _)| all || options.test.contains(name)) {
         disk.program(&format!("{PROGRAMS}/{name}"), path)?;
-        commands.push(format!("{name}\t{PROGRAMS}/{name}\t--test-threads=1"));
+        let only = options.only.iter().map(|part| format!("\t{part}"));
+        commands.push(
+            format!("{name}\t{PROGRAMS}/{name}\t--test-threads=1") + &only.collect::<String>(),
+        );
     }
     if all || !options.scenario.is_empty() {
         let scenario = format!("scenarios\t{PROGRAMS}/scenario\t--kernel\t--jobs\t3");

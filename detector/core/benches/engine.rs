@@ -186,7 +186,7 @@ fn route(to: IpAddr, by: usize, metric: u32) -> Route {
 }
 
 fn add(to: IpAddr, by: usize, metric: u32) -> KernelChange {
-    KernelChange::Route { route: route(to, by, metric), place: Place::Alone, writer: 7 }
+    KernelChange::Route { route: route(to, by, metric), place: Place::Alone, writer: 7.into() }
 }
 
 fn remove(to: IpAddr, by: usize, metric: u32) -> KernelChange {

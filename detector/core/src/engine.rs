@@ -8,6 +8,7 @@ mod packets;
 mod resting;
 mod restoring;
 mod watching;
+mod writers;
 
 use self::resting::Resting;
 use self::restoring::Restoring;
@@ -26,6 +27,7 @@ use crate::observation::{
 use crate::route::{IfIndex, Prefix};
 use crate::settings::Settings;
 use crate::time::BootTime;
+use crate::writer::Stranger;
 
 /// Questions that are under way at once; more wait for their turn.
 const QUESTIONS_AT_ONCE: usize = 64;
@@ -55,6 +57,9 @@ pub enum Output {
     /// The prefixes in which pods' addresses lie, all of them: connections to others matter only
     /// where the address is watched.
     Ranges(Vec<Prefix>),
+    /// A pod's own route was written by a process that is none of Calico's: nothing is wrong with the
+    /// route, but somebody may want to know. Each command is told of once.
+    Stranger(Box<Stranger>),
 }
 
 /// How much of everything the engine holds; what metrics show.
@@ -95,6 +100,8 @@ pub struct Engine {
     watching: Watching,
     restoring: Restoring,
     sweep: Option<BootTime>,
+    /// Commands of strangers that were told of.
+    strangers: BTreeSet<Box<str>>,
     said: VecDeque<Output>,
 }
 
@@ -114,6 +121,7 @@ impl Engine {
             watching: Watching::default(),
             restoring: Restoring::default(),
             sweep: None,
+            strangers: BTreeSet::new(),
             said: VecDeque::new(),
         }
     }
@@ -229,6 +237,7 @@ impl Engine {
             What::Traffic(traffic) => self.traffic(now, traffic),
             What::Uncounted(address) => self.uncounted(now, address),
             What::Pretended(pretended) => self.pretended(now, at, pretended),
+            What::Refused(refusal) => self.refused(now, at, refusal),
             What::Translated(translated) => self.translated(now, at, translated),
             What::TranslationRules(rules) => {
                 let changed = self.facts.translations.reset(at, rules);
@@ -320,6 +329,7 @@ impl Engine {
     }
 
     fn kernel(&mut self, now: BootTime, at: BootTime, change: KernelChange) {
+        self.look_for_strangers(&change);
         let facts = &mut self.facts;
         let affected = facts.kernel.apply(&facts.settings, at, change);
         self.affected(now, at, affected);

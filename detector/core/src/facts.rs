@@ -10,6 +10,7 @@ pub(crate) mod kernel;
 pub(crate) mod links;
 pub(crate) mod packets;
 pub(crate) mod pods;
+pub(crate) mod refusals;
 pub(crate) mod translations;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -20,6 +21,7 @@ use self::kernel::KernelTables;
 use self::links::KnownLink;
 use self::packets::Packets;
 use self::pods::{LocalPod, Pods};
+use self::refusals::Refusals;
 use self::translations::Translations;
 use crate::claim::Ipam;
 use crate::finding::{Diverted, FindingKey};
@@ -48,6 +50,7 @@ pub(crate) struct Facts {
     pub(crate) answers: Answers,
     pub(crate) packets: Packets,
     pub(crate) translations: Translations,
+    pub(crate) refusals: Refusals,
     /// What findings had diverted before the agent was last started, where packets are counted from
     /// zero since.
     pub(crate) earlier: HashMap<FindingKey, Diverted>,
@@ -91,6 +94,7 @@ impl Facts {
             answers: Answers::default(),
             packets: Packets::default(),
             translations: Translations::default(),
+            refusals: Refusals::default(),
             earlier: HashMap::new(),
             synced: BTreeSet::new(),
             blind: BTreeMap::new(),

@@ -11,6 +11,7 @@ use crate::route::{IfIndex, Prefix, RouteKind, Rule, Table};
 use crate::time::BootTime;
 use crate::traffic::{Flow, Pretence, Tally};
 use crate::workload::{NodeName, PodKey, Uid};
+use crate::writer::Process;
 
 /// Where a diverted packet ends up.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -501,6 +502,19 @@ pub struct Charge {
     pub missing: Vec<Box<str>>,
     /// The packets that were diverted; `None` where nobody counts them.
     pub traffic: Option<Diverted>,
+    /// Who wrote the route, where there is one and that is known.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub writer: Option<Box<Wrote>>,
+}
+
+/// Who wrote a route.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Wrote {
+    /// The process.
+    pub process: Process,
+    /// The pod of this node that it runs in.
+    pub pod: Option<PodKey>,
 }
 
 /// Packets that were diverted, as far as they were counted: from the moment at which somebody may be

@@ -18,6 +18,7 @@ mod remote;
 mod translation;
 mod words;
 mod workload;
+mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -37,6 +38,7 @@ pub(crate) use self::diverted::diverted;
 use self::ownership::Ownership;
 pub(crate) use self::pretence::QUIET;
 use self::words::victim_of;
+pub(crate) use self::writer::is_calicos;
 
 /// What the judge thinks of one place where packets end up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -341,6 +343,7 @@ impl<'a> Judge<'a> {
             ],
             missing: self.missing(),
             traffic: None,
+            writer: None,
         };
         Some((target, (Verdict::Charged(Box::new(charge), None), since)))
     }

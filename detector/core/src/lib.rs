@@ -4,7 +4,7 @@
 //! runtime and no unsafe code in this package, and nothing in it can fail: what can go wrong is
 //! parsed away before it gets here. So it can be property-tested, replayed and benchmarked.
 //!
-//! Read in this order: [`route`], [`link`], [`workload`],
+//! Read in this order: [`route`], [`link`], [`workload`], [`writer`],
 //! [`claim`], [`policy`] and [`traffic`] are the words;
 //! [`observation`] is all that can be said with them; `facts` is what is true, `judge` says what is
 //! right, `ledger` remembers what was said, and [`engine`] is the one door to all of it; [`finding`]
@@ -33,3 +33,4 @@ pub mod settings;
 pub mod time;
 pub mod traffic;
 pub mod workload;
+pub mod writer;

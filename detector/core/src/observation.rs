@@ -9,6 +9,7 @@ use crate::route::{IfIndex, NextHopId, NextHopObject, Prefix, Route, Rule};
 use crate::time::BootTime;
 use crate::traffic::{Pretended, Traffic, Translated, TranslationRule};
 use crate::workload::{NodeName, Pod, PodKey, Uid};
+use crate::writer::{Refusal, Writer};
 
 /// Something that a source saw, and when.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,6 +77,8 @@ pub enum What {
     /// Packets that came out of a pod's interface pretend to be another's: so many more than were
     /// told before.
     Pretended(Pretended),
+    /// The kernel refused to write a route.
+    Refused(Refusal),
     /// The destination of a connection was translated.
     Translated(Translated),
     /// These are all rules that translate destinations, now.
@@ -98,8 +101,8 @@ pub enum KernelChange {
         route: Route,
         /// Where it stands among the routes of its prefix, table, TOS and metric.
         place: Place,
-        /// The netlink port id of the writer, often its process id; 0 is the kernel.
-        writer: u32,
+        /// Who wrote it.
+        writer: Writer,
     },
     /// `RTM_DELROUTE`.
     RouteGone(Route),

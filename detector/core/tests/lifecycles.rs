@@ -166,8 +166,11 @@ impl Story {
         let link = Link { index, name, kind: LinkKind::Container, up: true };
         self.kernel.push((plugged, KernelChange::Link(link)));
         let route = |metric| route(address, index, metric);
-        let add =
-            |metric| KernelChange::Route { route: route(metric), place: Place::Alone, writer: 7 };
+        let add = |metric| KernelChange::Route {
+            route: route(metric),
+            place: Place::Alone,
+            writer: 7.into(),
+        };
         let metric = if life.metric_flap { 1024 } else { 0 };
         self.kernel.push((plugged, add(0)));
         if life.metric_flap {
@@ -195,7 +198,8 @@ impl Story {
         let victim = *victims.get(pick % victims.len().max(1))?;
         let (from, address, key) = (victim.shown + SETTLED, victim.address, victim.key.clone());
         let route = route(address, evil_index(), 9);
-        let add = KernelChange::Route { route: route.clone(), place: Place::Alone, writer: 7 };
+        let add =
+            KernelChange::Route { route: route.clone(), place: Place::Alone, writer: 7.into() };
         self.kernel.push((from, add));
         self.kernel.push((from + lasts, KernelChange::RouteGone(route)));
         self.kernel.sort_by_key(|(at, _)| *at);

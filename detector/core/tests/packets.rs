@@ -92,7 +92,10 @@ impl Node {
                 Output::Watch(address) => assert!(self.watched.insert(address), "{address} twice"),
                 Output::Unwatch(address) => assert!(self.watched.remove(&address), "{address}"),
                 Output::Count(address) => self.wanted.push(address),
-                Output::Resync(_) | Output::Sources(..) | Output::Ranges(_) => {}
+                Output::Resync(_)
+                | Output::Sources(..)
+                | Output::Ranges(_)
+                | Output::Stranger(_) => {}
             }
         }
     }
@@ -100,7 +103,11 @@ impl Node {
     /// Pod 1 takes the address of pod 0.
     fn hijack(&mut self) {
         let route = Route { metric: 7, ..route(1, 1) };
-        self.tell(What::Kernel(KernelChange::Route { route, place: Place::Alone, writer: 1 }));
+        self.tell(What::Kernel(KernelChange::Route {
+            route,
+            place: Place::Alone,
+            writer: 1.into(),
+        }));
     }
 
     fn stop(&mut self) {

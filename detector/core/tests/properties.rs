@@ -337,7 +337,7 @@ proptest! {
             harness.observe(What::Kernel(KernelChange::Route {
                 route,
                 place: Place::Alone,
-                writer: 7,
+                writer: 7.into(),
             }));
             prop_assert!(harness.engine.holdings().waiting <= 64);
         }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tracing::info;
 
 use super::{Agent, BUDGET};
-use crate::config::{PacketSource, RouteSource};
+use crate::config::{Hook, PacketSource, RouteSource};
 use crate::source::connections::{self, Connections, DumpedConnections};
 use crate::source::packets::{Hooks, Packets};
 use crate::source::translations::Told;
@@ -25,6 +25,9 @@ impl Agent {
     /// Loads the packet programs, if they are wanted.
     pub(super) fn begin_to_count(&mut self, choice: PacketSource) {
         let loaded = match choice {
+            _ if self.refused.has(Hook::Packets) => {
+                Err("the programs on interfaces are to be refused (--refuse packets)".to_owned())
+            }
             PacketSource::Off => Err("packets are not to be watched (--packets off)".to_owned()),
             PacketSource::Auto => Packets::load(Hooks::Best).map_err(|error| error.to_string()),
             PacketSource::Filters => {
@@ -51,7 +54,8 @@ impl Agent {
     /// Listens to connection tracking, and reads what it knows already.
     pub(super) fn begin_to_listen(&mut self, choice: RouteSource) {
         self.reopen = Instant::now() + REOPEN;
-        match Connections::open(choice != RouteSource::Netlink, &self.interests) {
+        let filters = choice != RouteSource::Netlink && !self.refused.has(Hook::Connections);
+        match Connections::open(filters, &self.interests) {
             Ok((connections, degraded)) => {
                 match degraded {
                     Some(why) => self.health.degrade(FILTER, &why),

@@ -169,8 +169,10 @@ impl Desk<'_> {
                     self.interests.watch(address);
                     self.changed = true;
                 }
-                // Nothing is counted here, and findings are asked for at the end.
-                Output::Unwatch(_)
+                // Nothing is counted here, nobody's writing is heard, and findings are asked for at the
+                // end.
+                Output::Stranger(_)
+                | Output::Unwatch(_)
                 | Output::Count(_)
                 | Output::Sources(..)
                 | Output::Resync(_)

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::cli::{AskArgs, Colour, Shown};
 use crate::doors::{Explained, Status};
+use crate::probe::Probe;
 
 /// How tables look.
 #[derive(Clone, Copy)]
@@ -20,11 +21,11 @@ pub(crate) struct Look {
 
 impl Look {
     pub(super) fn of(args: &AskArgs) -> Self {
-        Self::new(args.output == Shown::Wide, args.color)
+        Self::new(args.output, args.color)
     }
 
     /// How tables look on standard output.
-    pub(crate) fn new(wide: bool, colour: Colour) -> Self {
+    pub(crate) fn new(output: Shown, colour: Colour) -> Self {
         let colour = match colour {
             Colour::Always => true,
             Colour::Never => false,
@@ -32,7 +33,7 @@ impl Look {
                 std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
             }
         };
-        Self { wide, colour }
+        Self { wide: output == Shown::Wide, colour }
     }
 
     pub(crate) fn table(self, header: &[&str]) -> Table {
@@ -68,6 +69,31 @@ impl Look {
             _ => cell,
         }
     }
+}
+
+/// What a node offers.
+pub(super) fn probe(probe: &Probe, look: Look) -> String {
+    let mut text = String::new();
+    for (word, value) in probe.node() {
+        // A String takes every character.
+        let _ = writeln!(text, "{word:<13} {value}");
+    }
+    text.push('\n');
+    let mut table = look.table(&["CAPABILITY", "BY", "DEGRADED"]);
+    for one in &probe.capabilities {
+        let by = match &one.by {
+            Some(by) => Cell::new(by),
+            None => look.word("no"),
+        };
+        // What it is for is of use to those who lack it.
+        let degraded = one.degraded.as_ref().map(|why| {
+            let why: String = if look.wide { why.clone() } else { why.chars().take(160).collect() };
+            format!("{}: {why}", one.what)
+        });
+        table.add_row([Cell::new(one.name), by, Cell::new(degraded.unwrap_or_default())]);
+    }
+    let _ = writeln!(text, "{table}");
+    text
 }
 
 /// How the agent is.

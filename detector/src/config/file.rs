@@ -31,6 +31,9 @@ pub struct File {
     pub route_source: Option<Typed<String>>,
     /// `packets`: `auto`, `filters` or `off`. Default: `auto`.
     pub packets: Option<Typed<String>>,
+    /// `writers`: how it is known who writes a route: `auto`, `fexit`, `kprobe`, `records` or `port`.
+    /// Default: `auto`.
+    pub writers: Option<Typed<String>>,
     /// `output`: `json` or `text`. Default: `json`.
     pub output: Option<Typed<String>>,
     /// `interfacePrefixes`: what names of pods' interfaces begin with, as in FelixConfiguration

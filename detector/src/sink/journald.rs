@@ -147,6 +147,9 @@ fn of_report(report: &Report) -> Vec<u8> {
         field("DETECTOR_BYTES", &traffic.bytes.to_string());
         field("DETECTOR_CLIENTS", &traffic.clients.to_string());
     }
+    if let Some(wrote) = &charge.writer {
+        field("DETECTOR_WRITER", &wrote.process.to_string());
+    }
     for evidence in &charge.evidence {
         let text = format!("{}: {}", evidence.witness.as_str(), evidence.text);
         field("DETECTOR_EVIDENCE", &text);

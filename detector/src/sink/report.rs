@@ -4,8 +4,9 @@
 use std::io::Write as _;
 use std::sync::Arc;
 
-use detector_core::finding::{Certainty, Diverted, Finding, Means, Severity, State, Victim};
+use detector_core::finding::{Certainty, Diverted, Finding, Means, Severity, State, Victim, Wrote};
 use detector_core::time::BootTime;
+use detector_core::workload::PodKey;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -101,6 +102,8 @@ struct Json<'a> {
     missing: &'a [Box<str>],
     /// The packets that were diverted; `null` where nobody counts.
     traffic: Option<TrafficJson>,
+    /// Who wrote the route; `null` where there is none, or nobody knows.
+    writer: Option<WriterJson<'a>>,
     /// Whether it was over before any packet was diverted; `null` while it is not over.
     prevented: Option<bool>,
     /// When the kernel began to divert.
@@ -174,6 +177,28 @@ struct FlowJson {
     bytes: u64,
     first: Timestamp,
     last: Timestamp,
+}
+
+/// A process that wrote a route.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WriterJson<'a> {
+    command: &'a str,
+    pid: u32,
+    /// The thread, where it is not the first.
+    thread: Option<u32>,
+    started: Option<Timestamp>,
+    /// The container that it runs in, by the runtime's name for it.
+    container: Option<&'a str>,
+    pod_uid: Option<&'a str>,
+    /// The pod, where it is one of this node that the agent knows.
+    namespace: Option<&'a str>,
+    pod: Option<&'a str>,
+    cgroup: Option<&'a str>,
+    network_namespace: Option<u32>,
+    mount_namespace: Option<u32>,
+    /// `record`: the kernel showed it while it wrote; `port`: by its netlink port, which is weaker.
+    by: &'static str,
 }
 
 /// Nanoseconds of `CLOCK_BOOTTIME`.
@@ -304,8 +329,8 @@ impl Report {
             table: charge.table.map(|table| table.to_string()),
             rule: charge.rule.as_ref().map(ToString::to_string),
             attacker: AttackerJson {
-                namespace: attacker.pod.as_ref().map(detector_core::workload::PodKey::namespace),
-                pod: attacker.pod.as_ref().map(detector_core::workload::PodKey::name),
+                namespace: attacker.pod.as_ref().map(PodKey::namespace),
+                pod: attacker.pod.as_ref().map(PodKey::name),
                 uid: attacker.uid.as_ref().map(|uid| &*uid.0),
                 service_account: attacker.service_account.as_deref(),
                 interface: attacker
@@ -334,6 +359,7 @@ impl Report {
             partial: !charge.missing.is_empty(),
             missing: &charge.missing,
             traffic: charge.traffic.as_ref().map(|traffic| self.traffic(traffic)),
+            writer: charge.writer.as_deref().map(|wrote| self.writer(wrote)),
             prevented: self.finding.prevented(),
             began: self.wall(*began),
             ended: ended.map(|ended| self.wall(ended)),
@@ -344,6 +370,25 @@ impl Report {
 }
 
 impl Report {
+    fn writer<'a>(&self, wrote: &'a Wrote) -> WriterJson<'a> {
+        let Wrote { process, pod } = wrote;
+        let container = process.containers.first();
+        WriterJson {
+            command: &process.command,
+            pid: process.pid,
+            thread: (process.thread != process.pid).then_some(process.thread),
+            started: process.started.map(|started| self.wall(started)),
+            container: container.map(|container| &*container.id),
+            pod_uid: container.and_then(|container| container.pod.as_ref()).map(|uid| &*uid.0),
+            namespace: pod.as_ref().map(PodKey::namespace),
+            pod: pod.as_ref().map(PodKey::name),
+            cgroup: process.cgroup.as_deref(),
+            network_namespace: process.network,
+            mount_namespace: process.mount,
+            by: process.known.as_str(),
+        }
+    }
+
     fn traffic(&self, traffic: &Diverted) -> TrafficJson {
         let Diverted { packets, bytes, clients, more, span, sample } = traffic;
         let sample = sample.iter().map(|(flow, tally)| FlowJson {

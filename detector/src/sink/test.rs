@@ -81,6 +81,7 @@ pub(super) fn report(origin: &Arc<Origin>) -> Report {
             }],
             missing: Vec::new(),
             traffic: None,
+            writer: None,
         },
         began: now,
         ended: None,

@@ -38,6 +38,7 @@ pub use self::uplink::{Uplinks, is_uplink};
 pub use self::wire::{DecodeError, Message};
 use crate::config::RouteSource;
 use crate::source::witness::{Witness, WitnessError};
+use crate::source::writer::{WriterOptions, WriterSight};
 
 /// How much is read at once when a source has to be caught up with.
 const GULP: usize = 1024;
@@ -59,20 +60,23 @@ pub enum KernelSourceError {
     Ring(#[source] io::Error),
 }
 
-/// How much room there is for what was not yet read.
-#[derive(Clone, Copy, Debug)]
+/// How much room there is for what was not yet read, and what is wanted of writers.
+#[derive(Clone, Debug)]
 pub struct KernelOptions {
     /// The ring of the eBPF program, in bytes: a power of two, and at least a page.
     pub ring_bytes: u32,
     /// The queue of the netlink socket, in bytes. Without `CAP_NET_ADMIN` it is no larger than
     /// `net.core.rmem_max`.
     pub queue_bytes: usize,
+    /// How writers are to be known.
+    pub writers: WriterOptions,
 }
 
 impl Default for KernelOptions {
-    /// 4 MiB of ring, some 29,000 routes; 16 MiB of queue, some 20,000.
+    /// 4 MiB of ring, some 20,000 routes; 16 MiB of queue, as many.
     fn default() -> Self {
-        Self { ring_bytes: 4 << 20, queue_bytes: 16 << 20 }
+        let writers = WriterOptions::default();
+        Self { ring_bytes: 4 << 20, queue_bytes: 16 << 20, writers }
     }
 }
 
@@ -82,6 +86,8 @@ pub struct Opened {
     pub source: KernelSource,
     /// Why it is not the better one, in one line.
     pub degraded: Option<String>,
+    /// What is known of who writes.
+    pub writers: WriterSight,
 }
 
 /// What became of what the kernel sent. In a quiet moment `seen` is the sum of the others.
@@ -140,13 +146,20 @@ impl KernelSource {
             Ok::<_, KernelSourceError>(Self(Means::Netlink(notifications)))
         };
         let better = match choice {
-            RouteSource::Netlink => return Ok(Opened { source: netlink()?, degraded: None }),
-            RouteSource::Auto | RouteSource::Ebpf => Self::ebpf(options.ring_bytes),
+            RouteSource::Netlink => {
+                let writers = WriterSight::ports_only("routes are seen by plain netlink");
+                return Ok(Opened { source: netlink()?, degraded: None, writers });
+            }
+            RouteSource::Auto | RouteSource::Ebpf => Self::ebpf(&options),
         };
         match better {
-            Ok(source) => Ok(Opened { source, degraded: None }),
+            Ok((source, writers)) => Ok(Opened { source, degraded: None, writers }),
             Err(error) if choice == RouteSource::Ebpf => Err(error),
-            Err(error) => Ok(Opened { source: netlink()?, degraded: Some(error.to_string()) }),
+            Err(error) => {
+                let why = error.to_string();
+                let writers = WriterSight::ports_only(&why);
+                Ok(Opened { source: netlink()?, degraded: Some(why), writers })
+            }
         }
     }
 
@@ -211,9 +224,10 @@ impl KernelSource {
         }
     }
 
-    fn ebpf(ring_bytes: u32) -> Result<Self, KernelSourceError> {
-        let records =
-            Records::new(Witness::attach(ring_bytes)?).map_err(KernelSourceError::Ring)?;
-        Ok(Self(Means::Ebpf(Box::new(records))))
+    fn ebpf(options: &KernelOptions) -> Result<(Self, WriterSight), KernelSourceError> {
+        let (witness, writers) = Witness::attach(options.ring_bytes, &options.writers)?;
+        let records = Records::new(witness, writers).map_err(KernelSourceError::Ring)?;
+        let sight = records.sight();
+        Ok((Self(Means::Ebpf(Box::new(records))), sight))
     }
 }

@@ -15,13 +15,15 @@ use aya::programs::{ProgramError, SocketFilter};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use detector_core::route::IfIndex;
-use detector_ebpf::{Counter, Header, Record, RecordError};
+use detector_ebpf::{Counter, Header, MESSAGE, Record, RecordError};
 use tracing::{debug, warn};
 
 pub use self::error::WitnessError;
 pub(in crate::source) use self::error::{Memory, one_line, refusal};
 pub use self::listener::GROUPS;
 use self::listener::Listener;
+use super::writer::{Ground, Tracing, WriterOptions, WriterSight, Writers};
+use crate::config::Hook;
 
 static PROGRAMS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-programs"));
 
@@ -58,6 +60,9 @@ pub struct Witness {
     own: u64,
     /// Records that were passed over.
     foreign: u64,
+    /// What is known of writers.
+    sight: WriterSight,
+    _tracing: Tracing,
     // Dropped last: with the socket goes the program.
     listener: Listener,
 }
@@ -66,10 +71,19 @@ pub struct Witness {
 
 impl Witness {
     /// Loads the program with a ring of so many bytes, a power of two, and attaches it. From then
-    /// on every change is recorded.
-    pub fn attach(ring_bytes: u32) -> Result<Self, WitnessError> {
+    /// on every change is recorded. With it come those who write ([`Writers`]).
+    pub fn attach(
+        ring_bytes: u32,
+        options: &WriterOptions,
+    ) -> Result<(Self, Writers), WitnessError> {
+        if options.refused.has(Hook::Route) {
+            return Err(WitnessError::Drill);
+        }
         let memory = Memory::unlock();
-        let mut ebpf = loader()
+        let ground = Ground::survey(options);
+        let mut loader = loader();
+        ground.tell(&mut loader);
+        let mut ebpf = loader
             .map_max_entries("RECORDS", ring_bytes)
             .load(PROGRAMS)
             .map_err(|error| refusal(&error, memory))?;
@@ -77,16 +91,18 @@ impl Witness {
             .inspect_err(|error| debug!(%error, "the program's own log is not read"))
             .ok();
         let listener = Listener::open()?;
-        let sees_senders = match attach_program(&mut ebpf, "route", &listener) {
-            Ok(()) => true,
+        let sees = match attach_program(&mut ebpf, "route", &listener) {
+            Ok(()) => Ok(()),
             Err(error) => {
                 let error = one_line(&error);
                 debug!(error, "the program may not look at who sends a message");
                 attach_program(&mut ebpf, "route_blind_to_sender", &listener)
                     .map_err(|error| refusal(&error.into(), memory))?;
-                false
+                Err(error)
             }
         };
+        let (tracing, sight) = ground.trace(&mut ebpf, options, sees.as_ref().err());
+        let writers = Writers::by_record(take(&mut ebpf, "PATHS")?).map_err(|e| map_error(&e))?;
         let mut witness = Self {
             ring: RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(|e| map_error(&e))?,
             counts: PerCpuArray::try_from(take(&mut ebpf, "COUNTS")?).map_err(|e| map_error(&e))?,
@@ -95,9 +111,11 @@ impl Witness {
             knows_senders: false,
             own: 0,
             foreign: 0,
+            sight,
+            _tracing: tracing,
             listener,
         };
-        witness.knows_senders = sees_senders && witness.try_senders()?;
+        witness.knows_senders = sees.is_ok() && witness.try_senders()?;
         if !witness.knows_senders {
             warn!(
                 "on this kernel the eBPF program cannot tell the kernel's messages from those that \
@@ -107,7 +125,7 @@ impl Witness {
         // The groups come last: not one message reaches the socket but through the program, and the
         // trial had the socket for itself.
         witness.listener.join()?;
-        Ok(witness)
+        Ok((witness, writers))
     }
 
     /// Reads the next record of a message of the kernel's, if there is one.
@@ -118,7 +136,9 @@ impl Witness {
         loop {
             let entry = self.ring.next()?;
             match Header::parse(&entry) {
-                Ok((Header { sender, .. }, _)) if self.knows_senders && sender != KERNEL => {
+                Ok((Header { sender, kind: MESSAGE, .. }, _))
+                    if self.knows_senders && sender != KERNEL =>
+                {
                     self.foreign += 1;
                     // However many there are, their log stays short.
                     if self.foreign.is_power_of_two() {
@@ -144,7 +164,11 @@ impl Witness {
             .and_then(|()| self.listener.send_nothing(KERNEL));
         let mut senders = Vec::new();
         while let Some(entry) = self.ring.next() {
-            senders.push(Header::parse(&entry).map(|(header, _)| header.sender));
+            match Header::parse(&entry) {
+                // Writes are refused at any time.
+                Ok((header, _)) if header.kind != MESSAGE => {}
+                parsed => senders.push(parsed.map(|(header, _)| header.sender)),
+            }
         }
         self.own = senders.len() as u64;
         debug!(?sent, ?senders, port = other.port, "who sends was tried out");
@@ -175,6 +199,11 @@ impl Witness {
             unparsed: self.count(Counter::Unparsed)?,
             truncated: self.count(Counter::Truncated)?,
         })
+    }
+
+    /// What is known of who writes.
+    pub fn sight(&self) -> &WriterSight {
+        &self.sight
     }
 
     /// [`Counts::lost`] alone, for those who ask often: each count is a system call.

@@ -23,8 +23,9 @@ fn route(number: u64) -> String {
 #[test]
 fn an_overflow_is_told_and_counted() {
     // The least that either can have.
-    let options = KernelOptions { ring_bytes: 4096, queue_bytes: 4096 };
+    let options = KernelOptions { ring_bytes: 4096, queue_bytes: 4096, ..KernelOptions::default() };
     for choice in [RouteSource::Ebpf, RouteSource::Netlink] {
+        let options = options.clone();
         in_namespace(move || async move {
             let mut source = KernelSource::open(choice, options).unwrap().source;
             told(&mut source);

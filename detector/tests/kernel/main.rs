@@ -12,3 +12,4 @@ mod notifications;
 mod resyncs;
 mod strangers;
 mod tables;
+mod writers;

@@ -177,7 +177,7 @@ fn a_source_wakes_for_a_change_and_stamps_it() {
                 let [(at, route, writer)] = &*routes else { panic!("{routes:?}") };
                 assert_eq!(route.prefix.to_string(), format!("10.65.0.{round}/32"));
                 assert_eq!(route.table, Table::MAIN);
-                assert_ne!(*writer, 0, "ip has a port of its own");
+                assert_ne!(writer.port, 0, "ip has a port of its own");
                 assert!(before <= *at && *at <= clock::now());
                 change.await.unwrap();
             }
@@ -214,7 +214,8 @@ fn where_ebpf_is_refused_netlink_takes_its_place() {
 
         give_capabilities_up();
         let options = KernelOptions::default();
-        let error = KernelSource::open(RouteSource::Ebpf, options).err().unwrap().to_string();
+        let error =
+            KernelSource::open(RouteSource::Ebpf, options.clone()).err().unwrap().to_string();
         assert!(error.contains("refuses eBPF") && error.contains("netlink"), "{error}");
         let opened = KernelSource::open(RouteSource::Auto, options).unwrap();
         assert_eq!(opened.degraded, Some(error));

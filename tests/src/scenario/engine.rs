@@ -273,7 +273,7 @@ impl Run<'_> {
                     let due = self.now.after(ANSWER);
                     self.under_way.push((due, Observation { at: due, what }));
                 }
-                Output::Resync(_) => {}
+                Output::Resync(_) | Output::Stranger(_) => {}
                 Output::Watch(address) => self.counters.watch(address),
                 Output::Unwatch(address) => self.counters.unwatch(address),
                 Output::Count(address) => {

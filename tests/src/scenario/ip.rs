@@ -145,7 +145,7 @@ fn route(links: &Links, family: Family, verb: &str, words: &[&str]) -> Result<Ke
                 "append" => Place::Behind,
                 _ => Place::Before,
             },
-            writer: 4242,
+            writer: 4242.into(),
         },
         "del" => KernelChange::RouteGone(route),
         other => bail!("not a route verb that the engine rung knows: {other}"),

@@ -248,6 +248,14 @@ impl<'a> Node<'a> {
                 let family = if words.family == super::Family::Ipv4 { "-4" } else { "-6" };
                 self.namespace.ip(&format!("{family} {arguments}"))
             }
+            Step::Refused(arguments) => {
+                let arguments = words.expand(arguments)?;
+                let family = if words.family == super::Family::Ipv4 { "-4" } else { "-6" };
+                match self.namespace.ip(&format!("{family} {arguments}")) {
+                    Ok(()) => bail!("the kernel takes `ip {arguments}`, and should refuse it"),
+                    Err(_) => Ok(()),
+                }
+            }
             Step::Flood(step) => {
                 let amid = step.amid.as_deref().map(|text| words.expand(text)).transpose()?;
                 let commands = flood::commands(words.family, step, amid.as_deref());

@@ -33,6 +33,9 @@ pub enum Step {
     Unlink(String),
     /// The arguments of an `ip` command; `-4` or `-6` is added.
     Ip(String),
+    /// The arguments of an `ip` command by which Felix tries to write a route, and which the kernel
+    /// refuses since there is one.
+    Refused(String),
     /// IPAM gives an address to somebody.
     Allocate(AllocateStep),
     /// IPAM takes an address back; the address's name.

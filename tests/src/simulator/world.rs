@@ -267,7 +267,7 @@ impl World {
             return Vec::new();
         }
         self.routes.push(route.clone());
-        vec![KernelChange::Route { route, place: Place::Alone, writer: 4_242 }]
+        vec![KernelChange::Route { route, place: Place::Alone, writer: 4_242.into() }]
     }
 
     /// Adds a route, or puts it in the place of the one of its key.
@@ -276,7 +276,7 @@ impl World {
             Some(other) if *other == route => Vec::new(),
             Some(other) => {
                 *other = route.clone();
-                vec![KernelChange::Route { route, place: Place::Instead, writer: 4_242 }]
+                vec![KernelChange::Route { route, place: Place::Instead, writer: 4_242.into() }]
             }
             None => self.add(route),
         }

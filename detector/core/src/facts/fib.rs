@@ -8,12 +8,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use crate::observation::Place;
 use crate::route::{Hops, IfIndex, NextHop, NextHopId, Prefix, Route, Table};
 use crate::time::BootTime;
+use crate::writer::{Process, Writer};
 
 /// A route that stands, with what is known of its making.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,8 +23,10 @@ pub(crate) struct Entry {
     pub(crate) route: Route,
     /// When it was made, or first seen in a dump.
     pub(crate) since: BootTime,
-    /// The port id of the writer, where it was seen being made.
-    pub(crate) writer: Option<u32>,
+    /// The netlink port of the writer, where it was seen being made.
+    pub(crate) port: Option<u32>,
+    /// The process that wrote it, where that is known.
+    pub(crate) process: Option<Arc<Process>>,
     /// The interface of the route whose place it took.
     pub(crate) displaced: Option<IfIndex>,
 }
@@ -76,6 +80,8 @@ impl Fib {
             for entry in self.routes.get_mut(&prefix).into_iter().flatten() {
                 if entry.route.nexthop_id == Some(id) {
                     entry.since = at;
+                    // Who wrote the route is not who made it lead there.
+                    (entry.port, entry.process) = (None, None);
                 }
             }
         }
@@ -116,12 +122,14 @@ impl Fib {
     }
 
     /// Takes a route that the kernel announced.
-    pub(crate) fn add(&mut self, at: BootTime, route: Route, place: Place, writer: Option<u32>) {
+    pub(crate) fn add(&mut self, at: BootTime, route: Route, place: Place, writer: Option<Writer>) {
         let prefix = route.prefix;
         self.index(&route);
         let replace = place == Place::Instead;
         let entries = self.routes.entry(prefix).or_default();
-        let mut entry = Entry { route, since: at, writer, displaced: None };
+        let port = writer.as_ref().map(|writer| writer.port);
+        let process = writer.and_then(|writer| writer.process);
+        let mut entry = Entry { route, since: at, port, process, displaced: None };
         if place == Place::Alone {
             // A peer that we know of comes from a dump that was read after this change.
             let before = entries.len();
@@ -138,7 +146,9 @@ impl Fib {
             if by_object || is_same_path(&old.route, &entry.route) {
                 entry.since = old.since;
                 entry.displaced = old.displaced;
-                entry.writer = old.writer.or(writer);
+                if old.port.is_some() {
+                    (entry.port, entry.process) = (old.port, old.process.clone());
+                }
             } else {
                 entry.displaced = first_interface(&old.route);
             }

@@ -47,6 +47,13 @@ pub(crate) struct Pods {
     departed: HashMap<InterfaceName, BootTime>,
 }
 
+impl Pods {
+    /// The pod of this uid.
+    pub(crate) fn by_uid(&self, uid: &Uid) -> Option<&LocalPod> {
+        self.known.values().find(|pod| pod.pod.uid == *uid)
+    }
+}
+
 /// What a change of pods may have changed verdicts of.
 #[derive(Debug, Default)]
 pub(crate) struct Touched {

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use super::ownership::{Ownership, Presence, Record};
 use super::words::{attacker_of, victim_of};
 use super::workload::is_here;
-use super::{Doubt, Judge, Verdict};
+use super::{Doubt, Judge, Verdict, is_calicos};
 use crate::facts::answers::REVIEW;
 use crate::facts::pods::LocalPod;
 use crate::finding::{
@@ -82,7 +82,13 @@ impl<'a> Judge<'a> {
         let facts = self.facts;
         let is_self = |key: &PodKey, node: Option<&NodeName>| is_here(facts, key, node, pod);
         let permission = facts.allow.permission(address, &pod.pod);
-        let acts = self.felix_acts();
+        // Whoever tries to write the route acts on the annotation, whatever the settings say.
+        let refused = self.refused(claim.prefix, pod, since);
+        let tried = refused
+            .as_ref()
+            .is_some_and(|(_, refusal)| refusal.writer.process.as_deref().is_some_and(is_calicos));
+        let acts = self.felix_acts() || tried;
+        let refused: Vec<Evidence> = refused.into_iter().map(|(evidence, _)| evidence).collect();
         // What is seen to be translated is, whatever the settings say.
         let proof = self.translated_to(address, pod);
         let seen = !proof.is_empty();
@@ -119,6 +125,7 @@ impl<'a> Judge<'a> {
                 let mut charge = self.pod_charge(claim, pod, since, victim, reason);
                 (charge.certainty, charge.severity, charge.means) = (certainty, severity, means);
                 charge.evidence.extend(proof);
+                charge.evidence.extend(refused);
                 if let Some(owner) = owner {
                     charge.evidence.push(self.first_address_evidence(owner, address));
                 }
@@ -213,6 +220,7 @@ impl<'a> Judge<'a> {
         if claim.field == Field::Status {
             charge.evidence.push(self.forged_status(pod, address));
         }
+        charge.evidence.extend(self.refused(claim.prefix, pod, since).map(|(tried, _)| tried));
         Verdict::Charged(Box::new(charge), Some(again))
     }
 
@@ -445,6 +453,7 @@ impl<'a> Judge<'a> {
             evidence: vec![Evidence { at: since, witness: Witness::Api, text: text.into() }],
             missing: self.missing(),
             traffic: None,
+            writer: None,
         }
     }
 }

@@ -76,6 +76,7 @@ impl Judge<'_> {
                         evidence: vec![entry, evidence],
                         missing: self.missing(),
                         traffic: None,
+                        writer: None,
                     };
                     Verdict::Charged(Box::new(charge), Some(self.review()))
                 }

@@ -210,6 +210,7 @@ impl<'a> Judge<'a> {
             }],
             missing: self.missing(),
             traffic: None,
+            writer: None,
         }
     }
 }

@@ -176,6 +176,7 @@ impl<'a> Judge<'a> {
             evidence: all,
             missing: self.missing(),
             traffic: None,
+            writer: None,
         }
     }
 

@@ -41,6 +41,7 @@ impl Judge<'_> {
             let text = format!("rule {rule}").into();
             evidence.push(Evidence { at, witness: Witness::Kernel, text });
         }
+        evidence.extend(self.contradiction(leg));
         Charge {
             certainty: Certainty::Hijack,
             severity: Severity::High,
@@ -56,6 +57,7 @@ impl Judge<'_> {
             evidence,
             missing: self.missing(),
             traffic: None,
+            writer: self.wrote(leg),
         }
     }
 
@@ -264,13 +266,7 @@ impl Judge<'_> {
         if route.metric != 0 {
             let _ = write!(text, " metric {}", route.metric);
         }
-        match entry.writer {
-            Some(0) => text.push_str(", made by the kernel"),
-            Some(port) => {
-                let _ = write!(text, ", made through netlink port {port}");
-            }
-            None => text.push_str(", found standing"),
-        }
+        text.push_str(&self.writer_words(entry));
         let displaced = entry.displaced.and_then(|on| self.facts.kernel.links.get(on));
         if let Some(link) = displaced {
             let _ = write!(text, ", in place of one dev {}", link.link.name);

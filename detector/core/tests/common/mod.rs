@@ -232,7 +232,7 @@ impl Kernel {
                 How::Append => Place::Behind,
                 _ => Place::Before,
             },
-            writer: 7,
+            writer: 7.into(),
         }]
     }
 

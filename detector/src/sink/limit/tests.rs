@@ -40,6 +40,7 @@ fn report(attacker: u8, address: u32, how: How) -> Report {
             evidence: Vec::new(),
             missing: Vec::new(),
             traffic: None,
+            writer: None,
         },
         began: BootTime::ZERO,
         ended: None,

@@ -30,6 +30,7 @@ pub(in crate::sink) fn report(report: &Report) -> Value {
     field("detector.attacker", Some(report.attacker()));
     field("detector.victim", Some(charge.victim.to_string()));
     field("detector.reach", Some(charge.reach.scope.as_str().to_owned()));
+    field("detector.writer", charge.writer.as_ref().map(|wrote| wrote.process.to_string()));
     field("detector.runbook", Some(report.runbook()));
     let mut alert = alert(
         &report.summary(),

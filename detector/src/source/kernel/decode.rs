@@ -38,7 +38,7 @@ pub fn change(message: &Message<'_>) -> Result<Option<KernelChange>, DecodeError
         DELLINK => link::index(body)?.map(KernelChange::LinkGone),
         NEWROUTE => route::read(body)?.map(|route| {
             let place = Place::from_flags(message.flags);
-            KernelChange::Route { route, place, writer: message.port }
+            KernelChange::Route { route, place, writer: message.port.into() }
         }),
         DELROUTE => route::read(body)?.map(KernelChange::RouteGone),
         NEWRULE => rule::read(body)?.map(KernelChange::Rule),

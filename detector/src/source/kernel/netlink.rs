@@ -16,6 +16,8 @@ use super::socket;
 use super::tally::Tally;
 use super::{Counters, Drained, GULP, Loss};
 use crate::clock;
+use crate::source::writer::Writers;
+use detector_ebpf::writer::Task;
 
 /// The groups that are joined, `RTNLGRP_…` of linux/rtnetlink.h. Links are joined on the same socket
 /// as routes, so that the order between the two is the kernel's own.
@@ -51,6 +53,7 @@ pub(super) struct Notifications {
     socket: AsyncFd<Socket>,
     buffer: Box<[u8]>,
     uplinks: BTreeSet<IfIndex>,
+    writers: Writers,
     tally: Tally,
     /// The kernel's count of what it dropped, as far as it has been told. It wraps.
     drops: u32,
@@ -72,7 +75,8 @@ impl Notifications {
         let buffer = vec![0; BUFFER].into_boxed_slice();
         let (uplinks, tally) = (BTreeSet::new(), Tally::default());
         let most = room.saturating_mul(2) / SMALLEST;
-        Ok(Self { socket, buffer, uplinks, tally, drops: 0, congested: false, most })
+        let (drops, congested, writers) = (0, false, Writers::by_port());
+        Ok(Self { socket, buffer, uplinks, writers, tally, drops, congested, most })
     }
 
     pub(super) async fn ready(&self) -> io::Result<()> {
@@ -106,7 +110,8 @@ impl Notifications {
                 self.tally.counters.seen += 1;
                 self.tally.counters.filtered += 1;
             } else if let Some(bytes) = self.buffer.get(..datagram.length) {
-                self.tally.tell(at, bytes, &self.uplinks, each);
+                let mut writer = |port| self.writers.writer(at, &Task::default(), port);
+                self.tally.tell(at, bytes, &self.uplinks, &mut writer, each);
             } else {
                 self.tally.cut_short(self.buffer.len());
             }

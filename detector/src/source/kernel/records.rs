@@ -12,10 +12,11 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
-use super::tally::Tally;
+use super::tally::{Tally, refused};
 use super::{Counters, Drained, GULP, Loss};
 use crate::source::witness::{Counts, Witness};
-use detector_ebpf::Record;
+use crate::source::writer::{WriterSight, Writers};
+use detector_ebpf::{Record, What as Recorded};
 
 /// How far apart two processors may stamp what they write one after the other, with much to spare.
 const SKEW: Duration = Duration::from_millis(10);
@@ -26,8 +27,9 @@ const UNREADABLE: &str = "the counters of the eBPF program cannot be read";
 /// The witness, and what has been read of its ring.
 pub(super) struct Records {
     witness: AsyncFd<Witness>,
+    writers: Writers,
     tally: Tally,
-    /// How many records were taken out of the ring.
+    /// How many records of messages were taken out of the ring.
     read: u64,
     /// What the witness had lost when it was last asked.
     lost: u64,
@@ -36,10 +38,11 @@ pub(super) struct Records {
 }
 
 impl Records {
-    pub(super) fn new(witness: Witness) -> io::Result<Self> {
+    pub(super) fn new(witness: Witness, writers: Writers) -> io::Result<Self> {
         // SAFETY: the witness owns the ring whose descriptor it gives, and never replaces it.
         let witness = unsafe { AsyncFd::register_with_interest(witness, Interest::READABLE)? };
-        Ok(Self { witness, tally: Tally::default(), read: 0, lost: 0, latest: BootTime::ZERO })
+        let tally = Tally::default();
+        Ok(Self { witness, writers, tally, read: 0, lost: 0, latest: BootTime::ZERO })
     }
 
     pub(super) async fn ready(&self) -> io::Result<()> {
@@ -91,28 +94,44 @@ impl Records {
         self.witness.get_mut().set_uplinks(uplinks)
     }
 
+    pub(super) fn sight(&self) -> WriterSight {
+        self.witness.get_ref().sight().clone()
+    }
+
     /// Tells what the next record says, if there is one.
     fn next(&mut self, each: &mut dyn FnMut(Observation)) -> bool {
-        let Self { witness, tally, latest, .. } = self;
+        let Self { witness, writers, tally, latest, read: messages, .. } = self;
         // The program has left out what need not be told.
         let nothing = BTreeSet::new();
         let mut read = |witness: &mut Witness| {
-            let told = witness.next(|record| match record {
-                Ok(Record { at, truncated: false, message }) => {
-                    *latest = BootTime::from_nanos(at);
-                    tally.tell(*latest, message, &nothing, each);
+            let told = witness.next(|record| {
+                let Ok(Record { at, task, what }) = record else {
+                    *messages += 1;
+                    return tally.cut_short(0);
+                };
+                let at = BootTime::from_nanos(at);
+                match what {
+                    Recorded::Message(message) => {
+                        *messages += 1;
+                        *latest = at;
+                        let mut writer = |port| writers.writer(at, &task, port);
+                        tally.tell(at, message, &nothing, &mut writer, each);
+                    }
+                    Recorded::Truncated(message) => {
+                        *messages += 1;
+                        tally.cut_short(message.len());
+                    }
+                    Recorded::Refusal(refusal) => {
+                        let process = writers.writer(at, &task, refusal.port);
+                        refused(at, &refusal, process, each);
+                    }
                 }
-                Ok(Record { message, .. }) => tally.cut_short(message.len()),
-                Err(_) => tally.cut_short(0),
             });
             told.ok_or(io::ErrorKind::WouldBlock.into())
         };
         // Only a look within `try_io` may say that there is nothing: it makes the ring not ready, and
         // that must not undo the news of a record that came after an earlier look.
-        let told =
-            read(witness.get_mut()).is_ok() || witness.try_io_mut(Interest::READABLE, read).is_ok();
-        self.read += u64::from(told);
-        told
+        read(witness.get_mut()).is_ok() || witness.try_io_mut(Interest::READABLE, read).is_ok()
     }
 
     /// What the witness has counted; what cannot be read has not grown.

@@ -1,10 +1,13 @@
 //! From bytes to observations, with every message accounted for.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
-use detector_core::observation::{Observation, What};
-use detector_core::route::IfIndex;
+use detector_core::observation::{KernelChange, Observation, What};
+use detector_core::route::{IfIndex, Prefix, Protocol, Table};
 use detector_core::time::BootTime;
+use detector_core::writer::{Process, Refusal, Writer};
 
 use super::wire::{DecodeError, Message};
 use super::{Counters, Loss, decode, uplink};
@@ -17,19 +20,22 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Tells what the messages of a datagram say, but for what is left out.
+    /// Tells what the messages of a datagram say, but for what is left out; `writer` says who has
+    /// caused them, by the port that they name.
     pub(super) fn tell(
         &mut self,
         at: BootTime,
         datagram: &[u8],
         uplinks: &BTreeSet<IfIndex>,
+        writer: &mut dyn FnMut(u32) -> Option<Arc<Process>>,
         each: &mut dyn FnMut(Observation),
     ) {
         for message in Message::all(datagram) {
             self.counters.seen += 1;
             match message.and_then(|message| decode::change(&message)) {
-                Ok(Some(change)) if !uplink::is_transit_change(&change, uplinks) => {
+                Ok(Some(mut change)) if !uplink::is_transit_change(&change, uplinks) => {
                     self.counters.written += 1;
+                    attribute(&mut change, writer);
                     each(Observation { at, what: What::Kernel(change) });
                 }
                 Ok(_) => self.counters.filtered += 1,
@@ -67,4 +73,41 @@ impl Tally {
         let loss = self.loss.get_or_insert_with(|| Loss { records: 0, why: why() });
         loss.records += records;
     }
+}
+
+/// Adds who wrote a route. What the kernel makes itself it makes in whatever task it has interrupted.
+fn attribute(change: &mut KernelChange, writer: &mut dyn FnMut(u32) -> Option<Arc<Process>>) {
+    // `RTPROT_REDIRECT`, `RTPROT_KERNEL`, `RTPROT_RA` of linux/rtnetlink.h.
+    const OWN: [Protocol; 3] = [Protocol(1), Protocol(2), Protocol(9)];
+    if let KernelChange::Route { route, writer: known, .. } = change
+        && (known.port != 0 || !OWN.contains(&route.protocol))
+    {
+        known.process = writer(known.port);
+    }
+}
+
+/// Tells of a refused write.
+pub(super) fn refused(
+    at: BootTime,
+    refusal: &detector_ebpf::writer::Refusal,
+    process: Option<Arc<Process>>,
+    each: &mut dyn FnMut(Observation),
+) {
+    let [a, b, c, d, ..] = refusal.address;
+    let address = if i32::from(refusal.family) == libc::AF_INET {
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    } else {
+        IpAddr::V6(Ipv6Addr::from(refusal.address))
+    };
+    // The kernel has looked at the length before it got here.
+    let Some(prefix) = Prefix::new(address, refusal.length) else { return };
+    let refusal = Refusal {
+        prefix,
+        table: Table(refusal.table),
+        interface: IfIndex::new(refusal.interface),
+        protocol: Protocol(refusal.protocol),
+        error: refusal.error,
+        writer: Writer { port: refusal.port, process },
+    };
+    each(Observation { at, what: What::Refused(refusal) });
 }

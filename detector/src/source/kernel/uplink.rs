@@ -176,7 +176,7 @@ mod tests {
     fn a_route_that_takes_the_place_of_another_is_told() {
         let uplinks = BTreeSet::from([index(2)]);
         let change =
-            |place| KernelChange::Route { route: by("10.0.0.0/8", &[2]), place, writer: 0 };
+            |place| KernelChange::Route { route: by("10.0.0.0/8", &[2]), place, writer: 0.into() };
         assert!(is_transit_change(&change(Place::Alone), &uplinks));
         assert!(is_transit_change(&change(Place::Behind), &uplinks));
         assert!(!is_transit_change(&change(Place::Instead), &uplinks));

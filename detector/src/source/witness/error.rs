@@ -12,6 +12,9 @@ use tracing::debug;
 /// Why there is no witness.
 #[derive(thiserror::Error, Debug)]
 pub enum WitnessError {
+    /// It is to be taken for refused.
+    #[error("the filter of route changes is to be refused (--refuse route)")]
+    Drill,
     /// The kernel does not let this process load programs.
     #[error(
         "the kernel refuses eBPF to this process ({0}): run as root or with the capabilities BPF, \

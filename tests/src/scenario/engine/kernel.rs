@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use detector_core::link::{Link, LinkKind};
 use detector_core::observation::{KernelChange, KernelState, Neighbour, Place, What};
 use detector_core::route::{
     Hops, IfIndex, NextHop, NextHopId, NextHopObject, Prefix, Route, Rule, Table,
 };
+use detector_core::writer::{Known, Process, Refusal, Writer};
 
 use crate::scenario::step::FloodStep;
 use crate::scenario::{Family, flood, ip};
@@ -73,6 +75,35 @@ impl Kernel {
     pub(super) fn pod_route(&mut self, address: IpAddr, name: &str) -> Result<Vec<What>> {
         let family = if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
         self.ip(family, &format!("route add {} dev {name} scope link", Prefix::host(address)))
+    }
+
+    /// Felix tries to write a route that is there already.
+    pub(super) fn refuse(&mut self, family: Family, arguments: &str) -> Result<Vec<What>> {
+        const EXISTS: u32 = 17;
+        let felix = Process {
+            pid: 4_242,
+            thread: 4_242,
+            started: None,
+            command: "calico-node".into(),
+            network: None,
+            mount: None,
+            cgroup: None,
+            containers: [].into(),
+            known: Known::Record,
+        };
+        let tried = ip::interpret(&mut self.names, family, arguments)?;
+        let refused = tried.into_iter().map(|change| match change {
+            KernelChange::Route { route, .. } => Ok(What::Refused(Refusal {
+                prefix: route.prefix,
+                table: route.table,
+                interface: route.hops.as_slice().first().and_then(|hop| hop.interface),
+                protocol: route.protocol,
+                error: EXISTS,
+                writer: Writer { port: 4_242, process: Some(Arc::new(felix.clone())) },
+            })),
+            other => bail!("only routes are refused, not {other:?}"),
+        });
+        refused.collect()
     }
 
     /// The index of an interface.
@@ -172,7 +203,7 @@ impl Kernel {
                     announced.push(KernelChange::Route {
                         route: self.routes[at].clone(),
                         place: Place::Instead,
-                        writer: 4242,
+                        writer: 4242.into(),
                     });
                 }
             }

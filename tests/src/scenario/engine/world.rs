@@ -85,6 +85,9 @@ impl<'a> World<'a> {
             Step::Ip(arguments) => {
                 self.kernel.ip(self.words.family, &self.words.expand(arguments)?)
             }
+            Step::Refused(arguments) => {
+                self.kernel.refuse(self.words.family, &self.words.expand(arguments)?)
+            }
             Step::Flood(step) => {
                 let amid = step.amid.as_deref().map(|text| self.words.expand(text)).transpose()?;
                 self.kernel.flood(self.words.family, step, amid.as_deref())

@@ -73,7 +73,7 @@ fn route(to: &str, legs: &[NextHop]) -> Route {
 }
 
 fn made(route: Route, place: Place) -> KernelChange {
-    KernelChange::Route { route, place, writer: WRITER }
+    KernelChange::Route { route, place, writer: WRITER.into() }
 }
 
 #[test]

@@ -1,0 +1,205 @@
+//! The task that runs, read from the kernel's memory.
+//!
+//! A message to a multicast group is sent within the system call that causes it, so a filter on a
+//! socket of that group runs in the task that writes. No tracing is needed to see it, which many
+//! hosts refuse; only the right to read the kernel's memory, and to know where what lies.
+
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_current_task, bpf_probe_read_kernel,
+    bpf_probe_read_kernel_str,
+};
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{LruHashMap, PerCpuArray};
+use detector_ebpf::writer::{DEPTH, Layout, NAME, Path, Task};
+
+/// Where what lies. The agent writes it before the programs are loaded.
+#[unsafe(no_mangle)]
+static LAYOUT: Layout = Layout::UNKNOWN;
+
+/// Paths of the control groups that tasks were seen in, by their numbers.
+#[map]
+static PATHS: LruHashMap<u64, Path> = LruHashMap::with_max_entries(512, 0);
+
+/// Where a path is put together.
+#[map]
+static SCRATCH: PerCpuArray<Path> = PerCpuArray::with_max_entries(1, 0);
+
+/// What the kernel said when a task entered a function that writes routes, by the task.
+#[map]
+pub(crate) static WRITING: LruHashMap<u64, Writing> = LruHashMap::with_max_entries(1024, 0);
+
+/// A call that goes on.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Writing {
+    pub(crate) task: Task,
+    /// The arguments that say what is written.
+    pub(crate) first: u64,
+    pub(crate) second: u64,
+}
+
+/// A field of the layout, as the agent has written it.
+macro_rules! layout {
+    ($field:ident) => {
+        $crate::task::word(&raw const $crate::task::fields().$field)
+    };
+}
+pub(crate) use layout;
+
+#[inline(always)]
+pub(crate) fn fields() -> &'static Layout {
+    &LAYOUT
+}
+
+/// Reads a number that the compiler must not take to be what it is in the source.
+#[inline(always)]
+pub(crate) fn word(at: *const u32) -> u32 {
+    // SAFETY: the pointer is to a field of `LAYOUT`, which nobody writes once programs are loaded.
+    unsafe { at.read_volatile() }
+}
+
+/// What lies so many bytes behind an address of the kernel's; zero where there is no such address.
+#[inline(always)]
+pub(crate) fn at<T: Copy + Default>(base: u64, offset: u32) -> T {
+    let mut value = T::default();
+    // Where it fails it leaves zeros. To look at its answer would make two ways out of one, each time,
+    // and the verifier of older kernels follows them all.
+    // SAFETY: the helper reads kernel memory at whatever address it is given, or fails; it writes as
+    // many bytes as the value has, all that is read are numbers, and any bytes are some.
+    let _ = unsafe {
+        bpf_probe_read_kernel(
+            (&raw mut value).cast(),
+            size_of::<T>() as u32,
+            base.wrapping_add(u64::from(offset)) as *const _,
+        )
+    };
+    value
+}
+
+/// The number by which a task is known here: the address of its structure.
+#[inline(always)]
+pub(crate) fn key() -> u64 {
+    // SAFETY: the helper takes nothing, and gives an address that is not looked at here.
+    unsafe { bpf_get_current_task() }
+}
+
+/// The task that runs: read where it is known how, or as it was when it entered the function that
+/// writes, where somebody watches that.
+#[inline(always)]
+pub(crate) fn current() -> Task {
+    let key = key();
+    if layout!(tasks) != 0 {
+        return read(key);
+    }
+    match WRITING.get_ptr(key) {
+        // SAFETY: only this task writes the entry of this task, and it is busy here.
+        Some(writing) => unsafe { (*writing).task },
+        None => Task::default(),
+    }
+}
+
+/// The task that runs, in a program that traces: where it is not known how tasks are read, as far as
+/// the kernel's helpers tell.
+#[inline(always)]
+pub(crate) fn traced(key: u64) -> Task {
+    if layout!(tasks) != 0 {
+        return read(key);
+    }
+    let ids = bpf_get_current_pid_tgid();
+    Task {
+        started: 0,
+        // SAFETY: the helper takes nothing and gives a number.
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        process: (ids >> 32) as u32,
+        thread: ids as u32,
+        network: 0,
+        mount: 0,
+        command: bpf_get_current_comm().unwrap_or_default(),
+    }
+}
+
+#[inline(always)]
+fn read(task: u64) -> Task {
+    let leader: u64 = at(task, layout!(task_leader));
+    let namespaces: u64 = at(task, layout!(task_namespaces));
+    let network: u64 = at(namespaces, layout!(namespaces_network));
+    let mount: u64 = at(namespaces, layout!(namespaces_mount));
+    let node = node_of(task);
+    let cgroup = at(node, layout!(node_id));
+    keep_path(task, cgroup, node);
+    Task {
+        started: at(leader, layout!(task_started)),
+        cgroup,
+        process: at(task, layout!(task_tgid)),
+        thread: at(task, layout!(task_pid)),
+        network: at(network, layout!(network_number)),
+        mount: at(mount, layout!(mount_number)),
+        command: at(leader, layout!(task_command)),
+    }
+}
+
+/// The folder of a task's control group: in the one hierarchy of version 2, or where containers are in
+/// one of version 1, in that.
+#[inline(always)]
+fn node_of(task: u64) -> u64 {
+    let set: u64 = at(task, layout!(task_cgroups));
+    let unified: u64 = at(set, layout!(set_default));
+    let node: u64 = at(unified, layout!(cgroup_node));
+    let controller = layout!(set_controller);
+    if controller == 0 {
+        return node;
+    }
+    let state: u64 = at(set, controller);
+    let other: u64 = at(state, layout!(state_cgroup));
+    let root: u64 = at(other, layout!(cgroup_root));
+    let unified_root: u64 = at(unified, layout!(cgroup_root));
+    if root == unified_root {
+        return node;
+    }
+    let other: u64 = at(other, layout!(cgroup_node));
+    let parent: u64 = at(other, layout!(node_parent));
+    if parent == 0 { node } else { other }
+}
+
+/// Keeps the path of a control group, unless it is kept already.
+#[inline(always)]
+fn keep_path(task: u64, cgroup: u64, node: u64) {
+    if cgroup == 0 || PATHS.get_ptr(cgroup).is_some() {
+        return;
+    }
+    let Some(path) = SCRATCH.get_ptr_mut(0) else { return };
+    // The kernel may preempt this program for the same one of another task. Whoever began last and came
+    // to an end was not disturbed; everybody else finds another owner.
+    // SAFETY: the slot is this CPU's, there as long as the program is, and any bytes are a path.
+    unsafe { (&raw mut (*path).owner).write_volatile(task) };
+    let mut node = node;
+    let mut depth = 0u64;
+    for level in 0..DEPTH {
+        let parent: u64 = at(node, layout!(node_parent));
+        if parent == 0 {
+            break;
+        }
+        let name: u64 = at(node, layout!(node_name));
+        // SAFETY: `level` is less than `DEPTH`, so the name is within the slot, and the helper writes
+        // at most `NAME` bytes to it.
+        unsafe {
+            let to = (&raw mut (*path).names).cast::<u8>().add(level * NAME);
+            // Where it fails it leaves zeros.
+            let _ = bpf_probe_read_kernel_str(to.cast(), NAME as u32, name as *const _);
+        }
+        depth += 1;
+        node = parent;
+    }
+    if depth == DEPTH as u64 {
+        let parent: u64 = at(node, layout!(node_parent));
+        depth += u64::from(parent != 0);
+    }
+    // SAFETY: as above; the map copies what is there.
+    unsafe {
+        (*path).depth = depth;
+        if (&raw const (*path).owner).read_volatile() == task {
+            let _ = PATHS.insert(cgroup, &*path, 0);
+        }
+    }
+}
