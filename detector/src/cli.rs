@@ -22,9 +22,24 @@ Examples:
   detector runbook dnat                               what to do about a finding of this kind
   detector test-alert --config config.yaml            whether alerts arrive where they should
   detector run --record r.jsonl; detector replay r.jsonl
+  detector audit                                      whether a cluster is exposed, and has been hit
 
-Exit codes: 0 all went well; 1 it failed, `findings --fail` found some, or routes cannot be seen here; 2 what was typed is wrong,
-or no agent answers.";
+Exit codes: 0 all went well; 1 it failed, `findings --fail` or `audit` found some, or routes cannot be
+seen here; 2 what was typed is wrong, no agent answers, or `audit` could not look.";
+
+const AUDIT_EXAMPLES: &str = "\
+Examples:
+  detector audit                                      the cluster that kubectl would talk to
+  detector audit --context prod -o sarif > audit.sarif
+  detector audit --fix-plan | less                    what to do about it; nothing is done
+  detector audit --from pods.yaml --from roles.json   files of kubectl get ... -o yaml or -o json
+  detector audit --from must-gather.local/            a folder of them
+  detector audit --node --node-name worker-1          on the node: its routes, rules and translations too
+
+It reads, by get and list only, what deploy/audit-rbac.yaml allows, and says what it could not see.
+
+Exit codes: 0 nothing was found; 1 there are findings; 2 it could not look, or not at enough to say that
+there is nothing.";
 
 /// Detects hijacked pod routes on a Calico node (CVE-2022-28224 and its relatives).
 #[derive(Parser, Debug)]
@@ -40,6 +55,10 @@ pub struct Cli {
 pub enum Command {
     /// Watch this node until told to stop, and write findings to standard output.
     Run(RunArgs),
+    /// Look at a cluster once, without an agent: is it exposed to CVE-2022-28224, has it been hit, who
+    /// could, and what to do about it. Only reads.
+    #[command(after_help = AUDIT_EXAMPLES)]
+    Audit(AuditArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -120,6 +139,53 @@ pub enum Command {
         /// The folder.
         folder: Option<PathBuf>,
     },
+}
+
+/// What to audit, and how to show it.
+#[derive(Args, Clone, Debug, Default)]
+pub struct AuditArgs {
+    /// The kubeconfig file; without it the one that kubectl would take, or the service account of the pod.
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig.
+    #[arg(long, value_name = "NAME", conflicts_with = "from")]
+    pub context: Option<String>,
+    /// Read this dump in place of a server: a file of `kubectl get ... -o yaml` or `-o json`, or a folder
+    /// of such files. Can be given several times.
+    #[arg(long, value_name = "PATH")]
+    pub from: Vec<PathBuf>,
+    /// Also read routes, rules and translations of the node on which this runs. Needs root.
+    #[arg(long)]
+    pub node: bool,
+    /// The name of that node; without it, the host's.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// A configuration file of the agent, for its allow-list of floating IPs.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What it looks like.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: AuditOutput,
+    /// Print what to do, as commands to read and to type, in place of the report. Nothing is done.
+    #[arg(long, conflicts_with = "output")]
+    pub fix_plan: bool,
+    /// When there is colour. NO_COLOR is respected.
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub color: Colour,
+}
+
+/// What an audit looks like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum AuditOutput {
+    /// A table.
+    #[default]
+    Table,
+    /// A table with more columns and all rows.
+    Wide,
+    /// JSON, by docs/schema/audit.v1.json.
+    Json,
+    /// SARIF 2.1.0.
+    Sarif,
 }
 
 /// How to ask the running agent, and how to show what it says.
@@ -309,6 +375,24 @@ mod tests {
         assert_eq!(args.output, Some(Output::Text));
         assert_eq!((args.no_api, args.log_level), (true, LogLevel::Debug));
         assert_eq!(args.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn an_audit_can_be_typed() {
+        let audit = |arguments: &[&str]| {
+            let cli = Cli::try_parse_from([&["detector", "audit"], arguments].concat());
+            cli.map(|cli| match cli.command {
+                Command::Audit(args) => args,
+                other => panic!("an audit was typed, not {other:?}"),
+            })
+        };
+        let args = audit(&["--from", "a.yaml", "--from", "b", "-osarif", "--node"]).unwrap();
+        assert_eq!(args.from, [PathBuf::from("a.yaml"), PathBuf::from("b")]);
+        assert_eq!((args.output, args.node), (AuditOutput::Sarif, true));
+        // A pod of a DaemonSet has the variable, whatever is asked for.
+        assert_eq!(audit(&["--node-name", "a"]).unwrap().output, AuditOutput::Table);
+        assert!(audit(&["--from", "a", "--kubeconfig", "b"]).is_err());
+        assert!(audit(&["--fix-plan", "--output", "json"]).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The commands that ask the running agent over its socket, and how they show what it says.
 
-mod show;
+pub(crate) mod show;
 
 use std::io::Write;
 use std::path::Path;

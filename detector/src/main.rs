@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
-use detector::cli::{Cli, Colour, Command, LogFormat, RunArgs, Shown};
+use detector::cli::{AuditArgs, Cli, Colour, Command, LogFormat, RunArgs, Shown};
 use detector::config::{self, ConfigError, Output};
-use detector::{agent, client, probe, recording, runbook, sink};
+use detector::{agent, audit, client, probe, recording, runbook, sink};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -19,6 +19,7 @@ use tracing_subscriber::{Layer as _, fmt};
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => return run(&args),
+        Command::Audit(args) => return audit(&args),
         Command::Config(command) => {
             let done = command.run(&mut std::io::stdout().lock(), &mut std::io::stderr().lock());
             done.map(ExitCode::from).map_err(Into::into)
@@ -124,6 +125,19 @@ fn test_alert(args: &RunArgs) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => complain(&format!("{error:#}"), 1),
+    }
+}
+
+fn audit(args: &AuditArgs) -> ExitCode {
+    keep_to_one_arena();
+    let audited = runtime().and_then(|runtime| {
+        runtime.block_on(audit::run(args, &mut std::io::stdout().lock(), &mut std::io::stderr()))
+    });
+    match audited {
+        Ok(code) => ExitCode::from(code),
+        // Nobody reads any more; that is told apart from findings, as is the rest.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(2),
+        Err(error) => complain(&format!("{error:#}"), 2),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Nothing but the API runs: no controller, no scheduler, no kubelet. Pods stay as a test writes
 //! them, and a namespace that is deleted never goes. Calico's kinds are there, from `tests/crds`,
 //! and the agent's rights, from `deploy/rbac.yaml`: an agent that uses [`User::Agent`] has those
-//! and no others.
+//! and no others. The same goes for [`User::Auditor`] and `deploy/audit-rbac.yaml`.
 //!
 //! To be reached from another network namespace, put a [`Relay`](crate::relay::Relay) between.
 //!
@@ -57,8 +57,18 @@ pub struct Cluster {
     programs: Programs,
     identity: Identity,
     port: Port,
+    /// Whether the server writes down who asks what.
+    audited: bool,
     folder: TempDir,
 }
+
+/// What the server writes down where it is audited: who asks what, each once it is answered.
+const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted]
+rules: [{level: Metadata}]
+";
 
 /// A port of loopback that nobody else gets as long as this lives, while our own server may listen
 /// on it: it is bound and does not listen.
@@ -73,6 +83,15 @@ struct Port {
 impl Cluster {
     /// Starts etcd and kube-apiserver on 127.0.0.1, and waits until they serve Calico's kinds.
     pub fn start(programs: Programs) -> Result<Self> {
+        Self::start_with(programs, false)
+    }
+
+    /// The same with a server that writes down who asks what.
+    pub fn start_audited(programs: Programs) -> Result<Self> {
+        Self::start_with(programs, true)
+    }
+
+    fn start_with(programs: Programs, audited: bool) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("detector-cluster-")
             .tempdir()
@@ -84,15 +103,15 @@ impl Cluster {
         let etcd = Etcd::start(&keeper, &programs, folder.path())?;
         let objects = Objects::connect(&identity.kubeconfig(User::Admin, port.addr))?;
         let apiserver = Mutex::new(None);
-        let cluster = Self { apiserver, objects, etcd, keeper, programs, identity, port, folder };
+        let cluster =
+            Self { apiserver, objects, etcd, keeper, programs, identity, port, audited, folder };
+        fs::write(cluster.audit_file("policy"), AUDIT_POLICY)?;
         cluster.restart()?;
         cluster.define(&[&project("tests/crds"), &project("deploy/crd.yaml")])?;
-        cluster.kubectl(&[
-            "apply",
-            "--filename",
-            &project("deploy/rbac.yaml").to_string_lossy(),
-        ])?;
-        cluster.kubectl_fed(&["apply", "--filename=-"], identity::AGENT_BINDINGS)?;
+        for roles in ["deploy/rbac.yaml", "deploy/audit-rbac.yaml"] {
+            cluster.kubectl(&["apply", "--filename", &project(roles).to_string_lossy()])?;
+        }
+        cluster.kubectl_fed(&["apply", "--filename=-"], identity::BINDINGS)?;
         cluster.objects.remember()?;
         Ok(cluster)
     }
@@ -110,6 +129,26 @@ impl Cluster {
     /// The path of the administrator's kubeconfig.
     pub fn kubeconfig_path(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
+    }
+
+    /// What a server that is audited has written down: of each request of a user the verb, and what it
+    /// was about.
+    pub fn audit_log(&self, user: &str) -> Result<Vec<(String, String)>> {
+        let text =
+            fs::read_to_string(self.audit_file("log")).context("the server is not audited")?;
+        let mut requests = Vec::new();
+        for line in text.lines() {
+            let event: serde_json::Value = serde_json::from_str(line)?;
+            if event["user"]["username"] == user {
+                let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+                requests.push((text("verb"), text("requestURI")));
+            }
+        }
+        Ok(requests)
+    }
+
+    fn audit_file(&self, what: &str) -> PathBuf {
+        self.folder.path().join(format!("audit.{what}"))
     }
 
     /// The quick way to read and write objects.
@@ -230,6 +269,15 @@ impl Cluster {
             // Without a controller manager nobody makes service accounts, or nodes ready.
             .arg("--disable-admission-plugins=ServiceAccount,TaintNodesByCondition")
             .args(self.identity.arguments())
+            .args(
+                self.audited.then(|| {
+                    format!("--audit-policy-file={}", self.audit_file("policy").display())
+                }),
+            )
+            .args(
+                self.audited
+                    .then(|| format!("--audit-log-path={}", self.audit_file("log").display())),
+            )
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);

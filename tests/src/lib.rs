@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod apiserver;
+pub mod audit;
 pub mod cluster;
 mod door;
 pub mod endure;

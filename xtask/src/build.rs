@@ -76,6 +76,11 @@ pub(crate) fn scale() -> Result<()> {
     run_loud(cluster()?.arg("scale"))
 }
 
+/// Measures the audit of a large cluster.
+pub(crate) fn bench_audit() -> Result<()> {
+    run_loud(cluster()?.arg("audit"))
+}
+
 /// Wears the agent.
 pub(crate) fn endure(rounds: u32, seed: Option<u64>) -> Result<()> {
     let mut endure = cluster()?;

@@ -87,6 +87,9 @@ enum Bench {
     /// The agent's traffic and memory in a cluster of 2,000 and of 20,000 pods, with a real API
     /// server, and how soon it names the victim of a hijack there.
     Scale,
+    /// Time, memory and requests of an audit of 50,000 pods and 5,000 roles and bindings, with a real
+    /// API server.
+    Audit,
     /// How soon an interface is watched, and whether anything is left of 10,000 that are gone.
     Interfaces,
     /// What two pods can send to each other with the agent and without it.
@@ -121,7 +124,7 @@ fn run(task: Task) -> Result<()> {
             | Task::Test
             | Task::Scenario { .. }
             | Task::Endure { .. }
-            | Task::Bench(Bench::Scale)
+            | Task::Bench(Bench::Scale | Bench::Audit)
     );
     if clustered {
         setup::kubernetes::run()?;
@@ -148,6 +151,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bench(Bench::Latency) => build::bench("latency"),
         Task::Bench(Bench::Churn) => build::bench("churn"),
         Task::Bench(Bench::Scale) => build::scale(),
+        Task::Bench(Bench::Audit) => build::bench_audit(),
         Task::Bench(Bench::Engine) => build::bench_engine(),
         Task::Bench(Bench::Interfaces) => build::bench("interfaces"),
         Task::Bench(Bench::Throughput) => {

@@ -14,8 +14,8 @@ use crate::probe::Probe;
 
 /// How tables look.
 #[derive(Clone, Copy)]
-pub(super) struct Look {
-    wide: bool,
+pub(crate) struct Look {
+    pub(crate) wide: bool,
     colour: bool,
 }
 
@@ -24,7 +24,8 @@ impl Look {
         Self::new(args.output, args.color)
     }
 
-    pub(super) fn new(output: Shown, colour: Colour) -> Self {
+    /// How tables look on standard output.
+    pub(crate) fn new(output: Shown, colour: Colour) -> Self {
         let colour = match colour {
             Colour::Always => true,
             Colour::Never => false,
@@ -35,7 +36,7 @@ impl Look {
         Self { wide: output == Shown::Wide, colour }
     }
 
-    fn table(self, header: &[&str]) -> Table {
+    pub(crate) fn table(self, header: &[&str]) -> Table {
         let mut table = Table::new();
         table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         if self.colour {
@@ -49,16 +50,22 @@ impl Look {
     }
 
     /// A word in a colour that tells how bad it is.
-    fn word(self, word: &str) -> Cell {
+    pub(crate) fn word(self, word: &str) -> Cell {
         let cell = Cell::new(word);
         if !self.colour {
             return cell;
         }
         match word {
-            "critical" | "hijack" | "no" | "dropped" => cell.fg(Color::Red),
-            "high" | "attempt" => cell.fg(Color::DarkYellow),
-            "medium" | "unproven" | "pending" => cell.fg(Color::Yellow),
-            "entitled" | "yes" => cell.fg(Color::Green),
+            "critical" | "hijack" | "no" | "dropped" | "compromised" | "affected" => {
+                cell.fg(Color::Red)
+            }
+            "high" | "attempt" | "exposed" | "on" => cell.fg(Color::DarkYellow),
+            "medium" | "unproven" | "pending" | "undetermined" | "uncertain" | "unknown" => {
+                cell.fg(Color::Yellow)
+            }
+            "entitled" | "yes" | "guarded" | "not affected" | "fixed" | "off" => {
+                cell.fg(Color::Green)
+            }
             _ => cell,
         }
     }
@@ -270,7 +277,7 @@ fn section(text: &mut String, table: &Table, nothing: &str) {
 }
 
 /// A table without the margins that its cells have.
-fn trimmed(table: &Table) -> String {
+pub(crate) fn trimmed(table: &Table) -> String {
     let margin = |line: String| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned();
     let lines: Vec<String> = table.lines().map(margin).collect();
     lines.join("\n")
@@ -299,7 +306,7 @@ fn victim(victim: &Value) -> String {
 }
 
 /// How long ago, in the two largest units.
-fn ago(now: Timestamp, then: Timestamp) -> String {
+pub(crate) fn ago(now: Timestamp, then: Timestamp) -> String {
     let seconds = now.duration_since(then).max(SignedDuration::ZERO).as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {

@@ -13,24 +13,24 @@
 //! pods. The only thing that is ever written is the status of an allowance.
 
 mod allowances;
-mod calico;
+pub(crate) mod calico;
 pub mod cni;
 mod counters;
-mod failure;
+pub(crate) mod failure;
 mod feature;
-mod felix;
+pub(crate) mod felix;
 mod lean;
 mod nodes;
 pub mod parse;
 mod pods;
 mod pools;
-mod question;
+pub(crate) mod question;
 mod rejection;
 #[cfg(test)]
 mod script;
 mod services;
 mod sight;
-mod version;
+pub(crate) mod version;
 mod watch;
 
 use std::path::PathBuf;
@@ -69,6 +69,9 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const SLOW_PATIENCE: Duration = Duration::from_secs(290);
 /// How long a connection may be silent in the middle of an answer: longer than any watch lives.
 const SILENCE: Duration = Duration::from_secs(320);
+
+/// How long a page of a list may take, for somebody who looks once.
+const PAGE: Duration = Duration::from_mins(1);
 
 /// Words about the allow-list that wait to be merged with the configuration's.
 const GRANTS_QUEUE: usize = 16;
@@ -119,7 +122,7 @@ impl Cluster {
     /// asked yet: an API server that is down is a reason to be blind, not to give up.
     pub async fn connect(config: &Config) -> Result<Self, ClusterError> {
         let settings = match &config.kubeconfig {
-            Some(path) => from_file(path.clone()).await?,
+            Some(path) => from_file(path.clone(), &KubeConfigOptions::default()).await?,
             None => kube::Config::incluster_env()
                 .map_err(|error| ClusterError::NotInAPod(in_one_line(&error)))?,
         };
@@ -205,15 +208,54 @@ impl Running {
     }
 }
 
-async fn from_file(path: PathBuf) -> Result<kube::Config, ClusterError> {
+/// A client for somebody who looks once, from anywhere: by this kubeconfig, or by the one that
+/// kubectl would take, or by the service account of the pod. It tries again what the server was too
+/// busy for.
+pub(crate) async fn visitor(
+    kubeconfig: Option<PathBuf>,
+    context: Option<String>,
+) -> Result<(Client, kube::Config), ClusterError> {
+    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+    let mut settings = match kubeconfig {
+        Some(path) => from_file(path, &options).await?,
+        None => usual(&options).await?,
+    };
+    settings.connect_timeout = Some(CONNECT);
+    settings.read_timeout = Some(PAGE);
+    let client = ClientBuilder::try_from(settings.clone())
+        .map_err(|error| ClusterError::Client(in_one_line(&error)))?
+        .with_layer(&TimeoutLayer::new(PAGE))
+        .build();
+    Ok((client, settings))
+}
+
+/// What kubectl would take, else the service account of the pod.
+async fn usual(options: &KubeConfigOptions) -> Result<kube::Config, ClusterError> {
+    let named = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty());
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".kube/config"));
+    let Some(path) = named.map(PathBuf::from).or_else(|| home.filter(|path| path.exists())) else {
+        return kube::Config::incluster_env()
+            .map_err(|error| ClusterError::NotInAPod(in_one_line(&error)));
+    };
+    let wrong = |error: kube::config::KubeconfigError| {
+        let why = in_one_line(&error);
+        ClusterError::Kubeconfig { path: path.clone(), why }
+    };
+    // By kube, since the variable may name several files.
+    let kubeconfig = Kubeconfig::read().map_err(wrong)?;
+    kube::Config::from_custom_kubeconfig(kubeconfig, options).await.map_err(wrong)
+}
+
+async fn from_file(
+    path: PathBuf,
+    options: &KubeConfigOptions,
+) -> Result<kube::Config, ClusterError> {
     let wrong = |error: kube::config::KubeconfigError| {
         let why = in_one_line(&error);
         ClusterError::Kubeconfig { path: path.clone(), why }
     };
     let kubeconfig = Kubeconfig::read_from(&path).map_err(wrong)?;
-    kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-        .await
-        .map_err(wrong)
+    kube::Config::from_custom_kubeconfig(kubeconfig, options).await.map_err(wrong)
 }
 
 /// An error of another library without its line breaks and its drawings of YAML.

@@ -74,6 +74,39 @@ pub struct Translations {
     first: bool,
 }
 
+/// All rules that translate destinations, as they were once.
+pub struct Once {
+    kept: Kept,
+}
+
+// === impl Once ===
+
+impl Once {
+    /// Reads them in the network namespace of the calling thread, in a thread of its own. Gives what
+    /// could not be read as well.
+    pub async fn read(interests: &Interests) -> (Self, Option<String>) {
+        let (tell, told) = oneshot::channel();
+        let work = move || {
+            // It fails where nobody wants to know any more.
+            let _ = tell.send(read());
+        };
+        let begun = thread::Builder::new().name("translations".into()).spawn(work);
+        let reading = if begun.is_ok() { told.await.ok() } else { None };
+        let reading = reading.unwrap_or_else(|| {
+            let blind = Some("the reading of rules broke off".to_owned());
+            Reading { blind, ..Reading::default() }
+        });
+        let mut kept = Kept::default();
+        let overflow = kept.take(reading.rules, reading.blind.is_some(), interests);
+        (Self { kept }, reading.blind.or(overflow))
+    }
+
+    /// What matters of them.
+    pub fn that_matter(&self, interests: &Interests) -> Vec<TranslationRule> {
+        self.kept.that_matter(interests)
+    }
+}
+
 // === impl Translations ===
 
 impl Translations {

@@ -1,12 +1,12 @@
 //! Measures and wears the agent at a real kube-apiserver: see `detector_tests::scale` and
-//! `detector_tests::endure`.
+//! `detector_tests::endure`; and measures the audit: `detector_tests::audit`.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use detector_tests::cluster::programs::Programs;
-use detector_tests::{endure, scale};
+use detector_tests::{audit, endure, scale};
 
 /// Measures and wears the agent at a real kube-apiserver. Needs root.
 #[derive(Parser)]
@@ -24,6 +24,18 @@ enum What {
     /// Kill the agent and the API server at random points while pods come and go and attacks begin
     /// and end; fail where anything false was found, missed, or opened twice.
     Endure(Endure),
+    /// Measure time, memory and requests of an audit of a large cluster; fail where a bound is broken.
+    Audit(Audit),
+}
+
+#[derive(Args)]
+struct Audit {
+    /// Pods.
+    #[arg(long, default_value_t = 50_000)]
+    pods: u32,
+    /// Roles, and as many bindings.
+    #[arg(long, default_value_t = 5_000)]
+    roles: u32,
 }
 
 #[derive(Args)]
@@ -67,6 +79,7 @@ fn main() -> Result<()> {
             let quiet = Duration::from_secs(quiet);
             scale::run(&scale::Plan { nodes, own, few, many, quiet, churn, hijacks })
         }
+        What::Audit(Audit { pods, roles }) => audit::run(audit::Plan { pods, roles }),
         What::Endure(Endure { rounds, seed }) => {
             // A seed that people can type.
             let seed = seed.unwrap_or_else(|| u64::from(fastrand::u32(..)));

@@ -38,6 +38,11 @@ impl Write {
         Ok(Self { method: "POST", path, media_type: "application/json", body: object })
     }
 
+    /// Creates an object of a kind that the table of kinds does not have, at the path of its list.
+    pub fn create_at(path: String, object: Value) -> Self {
+        Self { method: "POST", path, media_type: "application/json", body: object }
+    }
+
     /// Merges a patch into an object.
     pub fn patch(kind: &str, namespace: &str, name: &str, body: Value) -> Result<Self> {
         let path = Kind::of_plural(kind)?.path(namespace, name);

@@ -17,15 +17,27 @@ pub enum User {
     Admin,
     /// May do what `deploy/rbac.yaml` allows, and nothing else.
     Agent,
+    /// May do what `deploy/audit-rbac.yaml` allows, and nothing else.
+    Auditor,
+    /// May do what a test gives to user `tenant`.
+    Tenant,
+    /// Has a token that the server does not know, or no longer.
+    Nobody,
 }
 
-/// Gives the agent what `deploy/rbac.yaml` describes.
-pub(super) const AGENT_BINDINGS: &str = "\
+/// Gives the agent and the auditor what `deploy` describes.
+pub(super) const BINDINGS: &str = "\
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: detector}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: detector}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: agent}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: detector-audit}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: detector-audit}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: auditor}]
 ";
 
 /// The files that tell the server who it is and whom to believe.
@@ -48,6 +60,9 @@ impl User {
         match self {
             Self::Admin => "admin-of-the-tests",
             Self::Agent => "agent-of-the-tests",
+            Self::Auditor => "auditor-of-the-tests",
+            Self::Tenant => "tenant-of-the-tests",
+            Self::Nobody => "nobody-of-the-tests",
         }
     }
 
@@ -55,6 +70,9 @@ impl User {
         match self {
             Self::Admin => format!("{},admin,1,system:masters\n", self.token()),
             Self::Agent => format!("{},agent,2\n", self.token()),
+            Self::Auditor => format!("{},auditor,3\n", self.token()),
+            Self::Tenant => format!("{},tenant,4\n", self.token()),
+            Self::Nobody => String::new(),
         }
     }
 }
@@ -73,7 +91,8 @@ impl Identity {
             accounts_public: folder.join("accounts.pub"),
         };
         identity.write_certificates().context("cannot make certificates")?;
-        fs::write(&identity.tokens, User::Admin.line() + &User::Agent.line())?;
+        let users = [User::Admin, User::Agent, User::Auditor, User::Tenant];
+        fs::write(&identity.tokens, users.map(User::line).concat())?;
         Ok(identity)
     }
 

@@ -18,18 +18,19 @@ use kube::{Api, Client};
 
 use super::SLOW_PATIENCE;
 use super::counters::Counters;
+use super::parse::Parsed;
 use super::rejection::{Reason, Rejection};
 use super::watch::{Scope, Word, follow};
 
 /// A place where the configuration is kept.
-pub(super) struct Place {
-    namespace: &'static str,
-    name: &'static str,
-    key: &'static str,
+pub(crate) struct Place {
+    pub(crate) namespace: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) key: &'static str,
 }
 
 /// The places, the one that counts in front.
-pub(super) const PLACES: [Place; 2] = [
+pub(crate) const PLACES: [Place; 2] = [
     Place { namespace: "kube-system", name: "calico-config", key: "cni_network_config" },
     Place { namespace: "calico-system", name: "cni-config", key: "config" },
 ];
@@ -102,7 +103,7 @@ pub fn read(text: &str) -> Switches {
 
 impl Place {
     /// The ConfigMap as people write it.
-    pub(super) fn object(&self) -> String {
+    pub(crate) fn object(&self) -> String {
         format!("ConfigMap {}/{}", self.namespace, self.name)
     }
 
@@ -129,16 +130,22 @@ impl Place {
 
     fn read(&self, object: &ConfigMap, counters: &Counters) -> Switches {
         let text = object.data.as_ref().and_then(|data| data.get(self.key));
-        let switches = read(text.map_or("", |text| text));
+        let Parsed { value, rejections } = self.switches(text.map_or("", |text| text));
+        counters.rejections.report(rejections);
+        value
+    }
+
+    /// Reads the text that stands under the key.
+    pub(crate) fn switches(&self, text: &str) -> Parsed<Switches> {
+        let value = read(text);
         let names = [
-            ("feature_control.floating_ips", switches.floating_ips),
-            ("feature_control.ip_addrs_no_ipam", switches.ip_addrs_no_ipam),
+            ("feature_control.floating_ips", value.floating_ips),
+            ("feature_control.ip_addrs_no_ipam", value.ip_addrs_no_ipam),
         ];
-        for (name, _) in names.iter().filter(|(_, switch)| *switch == Switch::Malformed) {
-            let rejection = Rejection::new(&self.object(), self.key, Reason::UnknownWord, name);
-            counters.rejections.report([rejection]);
-        }
-        switches
+        let malformed = names.iter().filter(|(_, switch)| *switch == Switch::Malformed);
+        let reject =
+            |name: &str| Rejection::new(&self.object(), self.key, Reason::UnknownWord, name);
+        Parsed { value, rejections: malformed.map(|(name, _)| reject(name)).collect() }
     }
 }
 

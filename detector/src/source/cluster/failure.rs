@@ -6,15 +6,18 @@ use crate::text::printable;
 
 /// `error` as the reason why `what` (such as "list and watch pods") cannot be done: one printable
 /// line.
-pub(super) fn reason(what: &str, error: &Error) -> Box<str> {
+pub(crate) fn reason(what: &str, error: &Error) -> Box<str> {
+    reason_with(what, error, "apply the agent's ClusterRole and its binding")
+}
+
+/// The same, with what to do where permission is missing.
+pub(crate) fn reason_with(what: &str, error: &Error, remedy: &str) -> Box<str> {
     let why = match error {
         Error::Api(status) => match status.code {
             401 => "the API server does not know this token (401): check the service account or \
                     the kubeconfig"
                 .into(),
-            403 => {
-                "permission is missing (403): apply the agent's ClusterRole and its binding".into()
-            }
+            403 => format!("permission is missing (403): {remedy}"),
             code => format!("the API server says {code}: {}", printable(&status.message, 120)),
         },
         Error::SerdeError(error) => {
@@ -33,12 +36,12 @@ pub(super) fn reason(what: &str, error: &Error) -> Box<str> {
 }
 
 /// Whether the server does not have such objects at all: their definition is not installed.
-pub(super) fn is_not_served(error: &Error) -> bool {
+pub(crate) fn is_not_served(error: &Error) -> bool {
     matches!(error, Error::Api(status) if status.code == 404)
 }
 
 /// Whether the server has such objects, but none of this name.
-pub(super) fn is_absent(error: &Error, name: &str) -> bool {
+pub(crate) fn is_absent(error: &Error, name: &str) -> bool {
     // A server that does not know the kind answers in text, or with a Status about nothing
     // (`NewGenericServerResponse` and `NewNotFound` in apimachinery's pkg/api/errors/errors.go).
     matches!(error, Error::Api(status) if status.code == 404
@@ -46,7 +49,7 @@ pub(super) fn is_absent(error: &Error, name: &str) -> bool {
 }
 
 /// Whether a resource version is too old to go on from, or one that this server has not reached.
-pub(super) fn is_out_of_range(error: &Error) -> bool {
+pub(crate) fn is_out_of_range(error: &Error) -> bool {
     matches!(error, Error::Api(status) if matches!(status.code, 410 | 504))
 }
 

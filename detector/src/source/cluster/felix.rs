@@ -12,17 +12,18 @@ use kube::{Client, ResourceExt as _};
 use serde_json::Value;
 
 use super::counters::Counters;
+use super::parse::Parsed;
 use super::rejection::{Reason, Rejection};
 use super::watch::{Scope, Word, follow};
 use super::{SLOW_PATIENCE, calico};
 
 /// What one FelixConfiguration says; `None` where it says nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     /// `floatingIPs`: Enabled or Disabled.
-    pub(super) floating_ips: Option<bool>,
+    pub(crate) floating_ips: Option<bool>,
     /// `workloadSourceSpoofing`: Any or Disabled.
-    pub(super) spoofing: Option<bool>,
+    pub(crate) spoofing: Option<bool>,
 }
 
 /// The FelixConfiguration of this name.
@@ -47,21 +48,42 @@ pub(super) fn watch(
 }
 
 fn read(object: &DynamicObject, counters: &Counters) -> Settings {
-    let word = |key: &str, field: &'static str, on: &str| match &object.data["spec"][key] {
+    counters.rejections.take(Ok(settings(object))).unwrap_or_default()
+}
+
+/// Reads a FelixConfiguration.
+pub(crate) fn settings(object: &DynamicObject) -> Parsed<Settings> {
+    let name = || format!("FelixConfiguration {}", object.name_any());
+    let mut rejections = Vec::new();
+    let mut word = |key: &str, field: &'static str, on: &str| match &object.data["spec"][key] {
         Value::Null => None,
-        Value::String(word) if word.is_empty() => None,
-        Value::String(word) if word.eq_ignore_ascii_case(on) => Some(true),
-        Value::String(word) if word.eq_ignore_ascii_case("Disabled") => Some(false),
+        Value::String(text) => match switch(text, on) {
+            Ok(switch) => switch,
+            Err(reason) => {
+                rejections.push(Rejection::new(&name(), field, reason, text));
+                None
+            }
+        },
         other => {
-            let name = format!("FelixConfiguration {}", object.name_any());
-            let text = other.as_str().map_or_else(|| other.to_string(), str::to_owned);
-            counters.rejections.report([Rejection::new(&name, field, Reason::UnknownWord, &text)]);
+            let text = other.to_string();
+            rejections.push(Rejection::new(&name(), field, Reason::UnknownWord, &text));
             None
         }
     };
-    Settings {
+    let value = Settings {
         floating_ips: word("floatingIPs", "spec.floatingIPs", "Enabled"),
         spoofing: word("workloadSourceSpoofing", "spec.workloadSourceSpoofing", "Any"),
+    };
+    Parsed { value, rejections }
+}
+
+/// One of Felix' words for on and off; `None` for an empty one, which to Felix is none.
+pub(crate) fn switch(text: &str, on: &str) -> Result<Option<bool>, Reason> {
+    match text {
+        "" => Ok(None),
+        text if text.eq_ignore_ascii_case(on) => Ok(Some(true)),
+        text if text.eq_ignore_ascii_case("Disabled") => Ok(Some(false)),
+        _ => Err(Reason::UnknownWord),
     }
 }
 

@@ -28,18 +28,19 @@ use detector_core::workload::{NodeName, Pod, PodKey, Uid};
 use k8s_openapi::api::core::v1 as api;
 
 use self::address::{cidr_or_ip, ip, prefix};
-pub use self::ipam::{block, pool};
+pub use self::ipam::{any_block, block, pool};
 use self::reader::Reader;
 pub use self::service::service;
 use super::lean::LeanNode;
 use super::rejection::{Reason, Rejection};
 
-const FLOATING_IPS: &str = "cni.projectcalico.org/floatingIPs";
-const POD_IPS: &str = "cni.projectcalico.org/podIPs";
-const POD_IP: &str = "cni.projectcalico.org/podIP";
+pub(crate) const FLOATING_IPS: &str = "cni.projectcalico.org/floatingIPs";
+pub(crate) const POD_IPS: &str = "cni.projectcalico.org/podIPs";
+pub(crate) const POD_IP: &str = "cni.projectcalico.org/podIP";
 const CONTAINER_ID: &str = "cni.projectcalico.org/containerID";
-const SOURCE_PREFIXES: &str = "cni.projectcalico.org/allowedSourcePrefixes";
-const ADDRESSES_WITHOUT_IPAM: &str = "cni.projectcalico.org/ipAddrsNoIpam";
+pub(crate) const SOURCE_PREFIXES: &str = "cni.projectcalico.org/allowedSourcePrefixes";
+pub(crate) const ADDRESSES_WITHOUT_IPAM: &str = "cni.projectcalico.org/ipAddrsNoIpam";
+pub(crate) const ADDRESSES: &str = "cni.projectcalico.org/ipAddrs";
 
 /// Annotations of a node that hold an address of its own, in CIDR form or alone
 /// (libcalico-go/lib/backend/k8s/resources/node.go).
@@ -104,6 +105,16 @@ pub fn pod(pod: &api::Pod) -> Result<Parsed<Pod>, Rejection> {
         sandbox,
     };
     Ok(Parsed { value, rejections: reader.rejections })
+}
+
+/// What a pod's annotation `ipAddrs` asks IPAM for when the pod is made.
+///
+/// It gives no right and takes none, so [`pod`] leaves it out: IPAM says no where somebody else has
+/// the address.
+pub(crate) fn asked_addresses(pod: &api::Pod) -> Parsed<Vec<IpAddr>> {
+    let mut reader = Reader::new("pod", &pod.metadata);
+    let value = unless_empty(&mut reader, ADDRESSES, ip);
+    Parsed { value, rejections: reader.rejections }
 }
 
 /// A node, or why it cannot be one: without a name.

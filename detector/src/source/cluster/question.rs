@@ -150,7 +150,7 @@ impl Asker {
 }
 
 /// The name of a block's object (`CIDRToName` in libcalico-go/lib/names/cidr.go).
-fn block_name(cidr: Prefix) -> String {
+pub(crate) fn block_name(cidr: Prefix) -> String {
     cidr.to_string().replace(['.', ':', '/'], "-")
 }
 

@@ -86,7 +86,7 @@ impl Reason {
 
 impl Rejection {
     /// A rejection; `object` and `value` may hold anything.
-    pub(super) fn new(object: &str, field: &'static str, reason: Reason, value: &str) -> Self {
+    pub(crate) fn new(object: &str, field: &'static str, reason: Reason, value: &str) -> Self {
         let (object, value) = (printable(object, 400).into(), printable(value, 64).into());
         Self { object, field, reason, value }
     }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::status::Status;
 use crate::config::value;
 use crate::policy::Allowed;
+use crate::source::cluster::rejection::{Reason, Rejection};
 use crate::text::printable;
 
 /// The group of the kind.
@@ -74,6 +75,15 @@ pub(super) fn resource() -> ApiResource {
         kind: KIND.into(),
         plural: PLURAL.into(),
     }
+}
+
+/// What an object allows, going or not, or why it allows nothing.
+pub(crate) fn allowed(object: &DynamicObject) -> Result<Allowed, Rejection> {
+    let Some(read) = Object::read(object) else {
+        return Err(Rejection::new(KIND, "metadata", Reason::Malformed, ""));
+    };
+    let name = shown_name(&read.name);
+    read.meaning.map_err(|problem| Rejection::in_words(&name, problem.field, &problem.text))
 }
 
 /// How logs and findings name an object.

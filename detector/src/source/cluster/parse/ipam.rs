@@ -75,12 +75,19 @@ pub fn pool(object: &DynamicObject) -> Result<Parsed<Pool>, Rejection> {
 /// An IPAMBlock, or why it cannot be the one that was asked for; `None` where it is marked as
 /// deleted (`spec.deleted`), so that all of its addresses are free.
 pub fn block(object: &DynamicObject, asked: Prefix) -> Result<Parsed<Option<Block>>, Rejection> {
-    let mut reader = Reader::new("ipamblock", &object.metadata);
-    let spec = &object.data["spec"];
-    let cidr = cidr(&reader, spec)?;
+    let reader = Reader::new("ipamblock", &object.metadata);
+    let cidr = cidr(&reader, &object.data["spec"])?;
     if cidr != asked {
         return Err(reader.rejection("spec.cidr", Reason::AnotherBlock, &cidr.to_string()));
     }
+    any_block(object)
+}
+
+/// An IPAMBlock, whichever it is; `None` where it is marked as deleted.
+pub fn any_block(object: &DynamicObject) -> Result<Parsed<Option<Block>>, Rejection> {
+    let mut reader = Reader::new("ipamblock", &object.metadata);
+    let spec = &object.data["spec"];
+    let cidr = cidr(&reader, spec)?;
     if spec["deleted"] == Value::Bool(true) || spec["deleted"] == "true" {
         return Ok(Parsed { value: None, rejections: reader.rejections });
     }

@@ -1,0 +1,122 @@
+//! How objects are told apart, and what becomes of what is none.
+
+use super::*;
+use crate::audit::facts::Facts;
+
+/// Reads one file of this text.
+fn read_text(name: &str, text: &str) -> (Facts, Vec<Torn>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    fs::write(&path, text).unwrap();
+    let mut gather = Gather::default();
+    let torn = read(&[path], &mut gather, &Progress::new()).unwrap();
+    (gather.finish(), torn)
+}
+
+fn names(facts: &Facts) -> Vec<String> {
+    facts.pods.iter().map(|resident| resident.pod.key.to_string()).collect()
+}
+
+/// A pod in one line of YAML, which JSON is.
+fn pod(name: &str, kind: bool) -> String {
+    let kind = if kind { r#""apiVersion": "v1", "kind": "Pod", "# } else { "" };
+    format!(
+        r#"{{{kind}"metadata": {{"namespace": "a", "name": "{name}", "uid": "{name}"}}, "spec": {{"nodeName": "n", "containers": []}}}}"#
+    )
+}
+
+#[test]
+fn lists_are_read_however_they_are_indented_and_named() {
+    let (one, two) = (pod("one", true), pod("two", true));
+    let (bare_one, bare_two) = (pod("one", false), pod("two", false));
+    let files = [
+        (
+            "a.yaml",
+            format!("apiVersion: v1\nitems:\n- {one}\n- {two}\nkind: List\nmetadata: {{}}\n"),
+        ),
+        ("a.yaml", format!("apiVersion: v1\nkind: List\nitems:\n  - {one}\n  - {two}\n")),
+        ("a.yaml", format!("---\n{one}\n---\n{two}\n...\n")),
+        ("a.yaml", format!("# a comment\n\n- {one}\n\n# another\n- {two}\n")),
+        ("a.yaml", format!("apiVersion: v1\nitems:\n- {bare_one}\n- {bare_two}\nkind: PodList\n")),
+        (
+            "pods.yaml",
+            format!(
+                "apiVersion: v1\nitems:\n- {bare_one}\n- {bare_two}\nmetadata: {{}}\nkind: List\n"
+            ),
+        ),
+        ("a.yaml", format!("items:\r\n- {one}\r\n- {two}\r\nkind: List\r\n")),
+        ("a.json", format!("[{one}, {two}]")),
+        ("a.json", format!("{one}\n{two}\n")),
+        ("a.json", format!(r#"{{"items": [{bare_one}, {bare_two}], "kind": "PodList"}}"#)),
+        ("a.json", format!(r#"  {{"kind": "PodList", "items": [{bare_one}, {bare_two}]}}"#)),
+        ("pods.json", format!(r#"{{"items": [{bare_one}, {bare_two}]}}"#)),
+    ];
+    for (name, text) in files {
+        let (facts, torn) = read_text(name, &text);
+        assert_eq!(names(&facts), ["a/one", "a/two"], "{name}: {text}");
+        assert!(torn.is_empty(), "{name}: {text}");
+        assert_eq!(facts.refused.count, 0, "{:?}", facts.refused.first);
+        assert!(facts.sees(Kind::Pods));
+    }
+}
+
+#[test]
+fn text_within_an_object_does_not_look_like_one() {
+    let text = "apiVersion: v1\nitems:\n- apiVersion: v1\n  kind: ConfigMap\n  metadata:\n    name: notes\n    \
+                namespace: a\n  data:\n    notes: |\n      - apiVersion: v1\n      kind: Pod\n\n      items:\n      \
+                - no\n- apiVersion: v1\n  kind: Pod\n  metadata:\n    namespace: a\n    name: one\n    uid: x\n  \
+                spec:\n    nodeName: n\n    containers:\n    - name: c\n      image: i\nkind: List\n";
+    let (facts, torn) = read_text("a.yaml", text);
+    assert_eq!(names(&facts), ["a/one"]);
+    assert!(torn.is_empty());
+    assert_eq!(facts.refused.count, 0, "{:?}", facts.refused.first);
+}
+
+#[test]
+fn an_empty_list_was_looked_at_all_the_same() {
+    for (name, text) in [
+        ("a.json", r#"{"kind": "RoleList", "items": []}"#),
+        ("a.json", r#"{"kind": "RoleList", "items": null}"#),
+        ("a.yaml", "kind: RoleList\nitems: []\n"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(name), text).unwrap();
+        fs::write(folder.path().join("pod.yaml"), pod("one", true)).unwrap();
+        let mut gather = Gather::default();
+        read(&[folder.path().to_owned()], &mut gather, &Progress::new()).unwrap();
+        let facts = gather.finish();
+        assert!(facts.sees(Kind::Roles) && !facts.sees(Kind::RoleBindings), "{text}");
+    }
+}
+
+#[test]
+fn a_kind_of_somebody_elses_with_a_known_name_is_not_taken() {
+    let pool = |group: &str| {
+        format!(
+            r#"{{"apiVersion": "{group}/v1", "kind": "IPPool", "metadata": {{"name": "p"}}, "spec": {{"cidr": "10.0.0.0/16"}}}}"#
+        )
+    };
+    for (group, taken) in
+        [("crd.projectcalico.org", 1), ("projectcalico.org", 1), ("whereabouts.cni.cncf.io", 0)]
+    {
+        assert_eq!(read_text("a.json", &pool(group)).0.pools.len(), taken, "{group}");
+    }
+}
+
+/// Wherever a list is cut, it is told; only what it is a list of can be missing without a loss.
+#[test]
+fn a_list_that_is_cut_anywhere_is_torn() {
+    let (one, two) = (pod("one", true), pod("two", true));
+    let json = format!(r#"{{"apiVersion": "v1", "items": [{one}, {two}], "kind": "List"}}"#);
+    for end in 1..json.len() {
+        let (_, torn) = read_text("a.json", &json[..end]);
+        assert_eq!(torn.len(), 1, "{}", &json[..end]);
+    }
+    let yaml = format!("apiVersion: v1\nitems:\n- {one}\n- {two}\nkind: List\n");
+    let (from, to) = (yaml.find("- ").unwrap() + 2, yaml.find("kind: List").unwrap());
+    for end in from..=to {
+        let (facts, torn) = read_text("a.yaml", &yaml[..end]);
+        assert_eq!(torn.len(), 1, "{}", &yaml[..end]);
+        assert!(!facts.sees(Kind::Pods));
+    }
+}
