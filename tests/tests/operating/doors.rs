@@ -6,7 +6,7 @@ use detector_tests::real::found_or_skip;
 use detector_tests::real::http::{Request, over_tcp, over_unix};
 use serde_json::{Value, json};
 
-use super::stage::{EVIL, Stage, detector, hear, text};
+use super::stage::{EVIL, Stage, detector, hear, lacks, text};
 
 #[test]
 fn an_operator_sees_how_the_agent_is_and_what_stands() {
@@ -26,7 +26,8 @@ fn an_operator_sees_how_the_agent_is_and_what_stands() {
     let (out, _, code) = ask(&["status"]);
     assert_eq!(code, Some(0));
     assert!(out.contains("ready     yes\n"), "{out}");
-    assert!(out.contains("degraded  nothing\n"), "{out}");
+    let degraded = lacks(&stage.ask("/v1/status"));
+    assert_eq!(degraded, Vec::<String>::new(), "{out}");
     assert!(!out.contains('\u{1b}'), "no colour where there is no terminal");
     let (out, ..) = ask(&["status", "--color", "always"]);
     assert!(out.contains('\u{1b}'), "{out:?}");

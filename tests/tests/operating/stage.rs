@@ -185,6 +185,14 @@ pub(crate) fn detector(arguments: &[&str]) -> (String, String, Option<i32>) {
     (text(output.stdout), text(output.stderr), output.status.code())
 }
 
+/// What is degraded by an agent's status, but for what it cannot do on a host that lets no functions be
+/// traced.
+pub(crate) fn lacks(status: &Value) -> Vec<String> {
+    let all = status["degraded"].as_array().unwrap().iter();
+    let names = all.map(|one| one["capability"].as_str().unwrap().to_owned());
+    names.filter(|name| !name.starts_with("refused-")).collect()
+}
+
 /// A path as text.
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
