@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap};
 use detector_ebpf::writer::{DEPTH, Layout, NAME, Path, Task};
 
 /// Where what lies. The agent writes it before the programs are loaded.
@@ -21,13 +21,17 @@ static LAYOUT: Layout = Layout::UNKNOWN;
 #[map]
 static PATHS: LruHashMap<u64, Path> = LruHashMap::with_max_entries(512, 0);
 
-/// Where a path is put together.
+/// A path of nothing, which each begins as.
 #[map]
-static SCRATCH: PerCpuArray<Path> = PerCpuArray::with_max_entries(1, 0);
+static EMPTY: Array<Path> = Array::with_max_entries(1, 0);
+
+/// The bit that tells numbers of control groups of version 1 from those of version 2: each hierarchy
+/// counts for itself.
+const OLD: u64 = 1 << 63;
 
 /// What the kernel said when a task entered a function that writes routes, by the task.
 #[map]
-pub(crate) static WRITING: LruHashMap<u64, Writing> = LruHashMap::with_max_entries(1024, 0);
+pub(crate) static WRITING: HashMap<u64, Writing> = HashMap::with_max_entries(4096, 0);
 
 /// A call that goes on.
 #[repr(C)]
@@ -93,7 +97,9 @@ pub(crate) fn current() -> Task {
         return read(key);
     }
     match WRITING.get_ptr(key) {
-        // SAFETY: only this task writes the entry of this task, and it is busy here.
+        // SAFETY: the map keeps its memory as long as there are programs, and any bytes are a task. Only
+        // this task writes its entry, and what interrupts it: a router's announcement, which may then take
+        // it away.
         Some(writing) => unsafe { (*writing).task },
         None => Task::default(),
     }
@@ -125,9 +131,9 @@ fn read(task: u64) -> Task {
     let namespaces: u64 = at(task, layout!(task_namespaces));
     let network: u64 = at(namespaces, layout!(namespaces_network));
     let mount: u64 = at(namespaces, layout!(namespaces_mount));
-    let node = node_of(task);
-    let cgroup = at(node, layout!(node_id));
-    keep_path(task, cgroup, node);
+    let (node, old) = node_of(task);
+    let cgroup = at::<u64>(node, layout!(node_id)) | old;
+    keep_path(cgroup, node);
     Task {
         started: at(leader, layout!(task_started)),
         cgroup,
@@ -142,37 +148,44 @@ fn read(task: u64) -> Task {
 /// The folder of a task's control group: in the one hierarchy of version 2, or where containers are in
 /// one of version 1, in that.
 #[inline(always)]
-fn node_of(task: u64) -> u64 {
+fn node_of(task: u64) -> (u64, u64) {
     let set: u64 = at(task, layout!(task_cgroups));
     let unified: u64 = at(set, layout!(set_default));
     let node: u64 = at(unified, layout!(cgroup_node));
     let controller = layout!(set_controller);
     if controller == 0 {
-        return node;
+        return (node, 0);
     }
     let state: u64 = at(set, controller);
     let other: u64 = at(state, layout!(state_cgroup));
     let root: u64 = at(other, layout!(cgroup_root));
     let unified_root: u64 = at(unified, layout!(cgroup_root));
     if root == unified_root {
-        return node;
+        return (node, 0);
     }
     let other: u64 = at(other, layout!(cgroup_node));
     let parent: u64 = at(other, layout!(node_parent));
-    if parent == 0 { node } else { other }
+    if parent == 0 { (node, 0) } else { (other, OLD) }
 }
 
-/// Keeps the path of a control group, unless it is kept already.
+/// Keeps the path of a control group, unless it is kept already. It is written where it is kept, so that
+/// several that are at it at once, by whatever is preempted, write the same.
 #[inline(always)]
-fn keep_path(task: u64, cgroup: u64, node: u64) {
-    if cgroup == 0 || PATHS.get_ptr(cgroup).is_some() {
+fn keep_path(cgroup: u64, node: u64) {
+    if node == 0 {
         return;
     }
-    let Some(path) = SCRATCH.get_ptr_mut(0) else { return };
-    // The kernel may preempt this program for the same one of another task. Whoever began last and came
-    // to an end was not disturbed; everybody else finds another owner.
-    // SAFETY: the slot is this CPU's, there as long as the program is, and any bytes are a path.
-    unsafe { (&raw mut (*path).owner).write_volatile(task) };
+    let kept = match PATHS.get_ptr_mut(cgroup) {
+        // SAFETY: the map keeps its memory as long as there are programs, and any bytes are a path.
+        Some(path) if unsafe { (&raw const (*path).whole).read_volatile() } != 0 => return,
+        Some(path) => Some(path),
+        None => {
+            let Some(empty) = EMPTY.get(0) else { return };
+            let _ = PATHS.insert(cgroup, empty, 0);
+            PATHS.get_ptr_mut(cgroup)
+        }
+    };
+    let Some(path) = kept else { return };
     let mut node = node;
     let mut depth = 0u64;
     for level in 0..DEPTH {
@@ -181,7 +194,7 @@ fn keep_path(task: u64, cgroup: u64, node: u64) {
             break;
         }
         let name: u64 = at(node, layout!(node_name));
-        // SAFETY: `level` is less than `DEPTH`, so the name is within the slot, and the helper writes
+        // SAFETY: `level` is less than `DEPTH`, so the name is within the path, and the helper writes
         // at most `NAME` bytes to it.
         unsafe {
             let to = (&raw mut (*path).names).cast::<u8>().add(level * NAME);
@@ -195,11 +208,9 @@ fn keep_path(task: u64, cgroup: u64, node: u64) {
         let parent: u64 = at(node, layout!(node_parent));
         depth += u64::from(parent != 0);
     }
-    // SAFETY: as above; the map copies what is there.
+    // SAFETY: as above.
     unsafe {
         (*path).depth = depth;
-        if (&raw const (*path).owner).read_volatile() == task {
-            let _ = PATHS.insert(cgroup, &*path, 0);
-        }
+        (&raw mut (*path).whole).write_volatile(1);
     }
 }

@@ -38,8 +38,8 @@ pub struct Task {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Path {
-    /// Who is writing it: two programs may be at it on one processor.
-    pub owner: u64,
+    /// Whether all of it is written: not 0.
+    pub whole: u64,
     /// How many folders there are, the root not counted; more than [`DEPTH`] are not kept.
     pub depth: u64,
     /// Their names, each ended by a zero.

@@ -107,7 +107,8 @@ fn forget_noted() {
 fn forget() -> Option<(u64, u64)> {
     let key = key();
     let writing = WRITING.get_ptr(key)?;
-    // SAFETY: only this task writes the entry of this task, and it is busy here.
+    // SAFETY: the map keeps its memory as long as there are programs, and any bytes are two numbers, which
+    // are only ever handed to a helper that reads at any address or fails.
     let noted = unsafe { ((*writing).first, (*writing).second) };
     let _ = WRITING.remove(key);
     Some(noted)
@@ -165,7 +166,7 @@ fn is_here(net: u64) -> bool {
 
 #[inline(always)]
 fn record(refusal: &Refusal) {
-    if OWN.contains(&refusal.protocol) {
+    if refusal.port == 0 && OWN.contains(&refusal.protocol) {
         return;
     }
     let Some(mut entry) = RECORDS.reserve::<[u8; SIZE]>(0) else {

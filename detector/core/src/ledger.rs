@@ -422,6 +422,9 @@ fn update(now: BootTime, finding: &mut Finding, told_packets: u64, charge: Charg
         // Nobody wants to be told of each packet, but of the first, and when they are twice as many;
         // the last word has all of them.
         finding.charge.traffic = charge.traffic;
+        if charge.writer.is_some() {
+            finding.charge.writer = charge.writer;
+        }
         return false;
     }
     take(finding, charge);
@@ -452,5 +455,7 @@ fn take(finding: &mut Finding, mut charge: Charge) {
     }
     evidence.truncate(EVIDENCE_CAP);
     charge.evidence = evidence;
+    // After a restart the route is known by a dump, which does not say who wrote it.
+    charge.writer = charge.writer.or_else(|| finding.charge.writer.take());
     finding.charge = charge;
 }

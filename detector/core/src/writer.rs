@@ -51,7 +51,8 @@ pub struct Process {
     pub mount: Option<u32>,
     /// The path of its control group; with `…` before it where it was too deep to be kept whole.
     pub cgroup: Option<Box<str>>,
-    /// The containers that it runs in by that path, the innermost first.
+    /// The containers that it runs in by that path: those of pods first, of these the outermost. Whoever
+    /// is in one can make control groups of any name within its own.
     pub containers: Box<[Container]>,
     /// How it is known.
     pub known: Known,
@@ -102,9 +103,8 @@ pub struct Container {
 pub enum Known {
     /// The kernel showed it while it wrote.
     Record,
-    /// By the netlink port that the kernel's message names, which most processes choose to be their
-    /// number: weaker, for another can have chosen it, and it may have been read after the process
-    /// ended and another got its number.
+    /// By who had the socket of the netlink port that the kernel's message names: weaker, for it is read
+    /// later, when another may have the port.
     Port,
 }
 

@@ -15,6 +15,7 @@ impl Agent {
         let lost = [
             ("ring", kernel.lost),
             ("decode", kernel.unparsed),
+            ("refusals", kernel.refusals_lost),
             ("pretences", packets.pretence_lost),
             ("packets", packets.uncounted),
         ];

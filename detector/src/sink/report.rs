@@ -102,7 +102,9 @@ struct Json<'a> {
     missing: &'a [Box<str>],
     /// The packets that were diverted; `null` where nobody counts.
     traffic: Option<TrafficJson>,
-    /// Who wrote the route; `null` where there is none, or nobody knows.
+    /// Who wrote the route; left out where there is none, or nobody knows: what older recordings gave
+    /// they give still, byte for byte.
+    #[serde(skip_serializing_if = "Option::is_none")]
     writer: Option<WriterJson<'a>>,
     /// Whether it was over before any packet was diverted; `null` while it is not over.
     prevented: Option<bool>,

@@ -35,6 +35,10 @@ pub fn write(report: &Report, line: &mut Vec<u8>) {
         return;
     }
     let _ = writeln!(line, "    key: {}", finding.key);
+    if let Some(wrote) = &charge.writer {
+        let pod = wrote.pod.as_ref().map(|pod| format!(", pod {pod}")).unwrap_or_default();
+        let _ = writeln!(line, "    written by: {}{pod}", wrote.process);
+    }
     for evidence in &charge.evidence {
         let time = report.wall(evidence.at);
         let _ = writeln!(line, "    {time} {}: {}", evidence.witness.as_str(), evidence.text);

@@ -103,6 +103,8 @@ pub struct Counters {
     pub lost: u64,
     /// Of those, what could not be read.
     pub unparsed: u64,
+    /// Refused writes of routes that there was no room for; they are no messages.
+    pub refusals_lost: u64,
 }
 
 /// Something that the kernel said and that was not heard.

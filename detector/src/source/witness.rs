@@ -46,6 +46,10 @@ pub struct Counts {
     pub unparsed: u64,
     /// Of those written, the ones that were cut short.
     pub truncated: u64,
+    /// Refused writes of routes that were recorded, beside all messages.
+    pub refusals: u64,
+    /// Refused writes for which the ring had no room.
+    pub refusals_lost: u64,
 }
 
 /// The loaded program and its maps.
@@ -198,6 +202,8 @@ impl Witness {
             lost: self.count(Counter::Lost)? + unseen,
             unparsed: self.count(Counter::Unparsed)?,
             truncated: self.count(Counter::Truncated)?,
+            refusals: self.count(Counter::Refusals)?,
+            refusals_lost: self.count(Counter::RefusalsLost)?,
         })
     }
 

@@ -45,9 +45,11 @@ pub fn describes_itself() -> bool {
 /// Processes that are remembered before all are forgotten; each is a few hundred bytes.
 const REMEMBERED: usize = 1_024;
 
-/// How long what /proc said of a number is taken to be so. In this time a number is not given anew: the
-/// kernel has to go through all others first.
+/// How long what /proc said of a port is taken to be so.
 const FRESH: Duration = Duration::from_millis(100);
+
+/// How far apart /proc and the kernel may tell when a process began: /proc counts in ticks.
+const TICK: Duration = Duration::from_millis(20);
 
 /// The longest name of a command that is shown.
 const LONGEST: usize = 64;
@@ -152,7 +154,8 @@ impl Ground {
         let all_traced = tracing.families.iter().all(Result::is_ok);
         let writers = match (&self.tasks, blind) {
             (_, Some(why)) => Err(format!(
-                "the program may not read the kernel's memory: grant the capability PERFMON ({why})"
+                "the program may not read the kernel's memory: it takes the capability PERFMON, and a \
+                 kernel that is not locked down ({why})"
             )),
             (Err(_), None) if all_traced => Ok(()),
             (tasks, None) => tasks.clone(),
@@ -209,22 +212,24 @@ impl Writers {
             return Some(Arc::clone(process));
         }
         let process = Arc::new(self.of_task(task));
-        if self.known.len() >= REMEMBERED {
-            self.known.clear();
+        // What its path was may be there the next time.
+        if process.cgroup.is_some() || task.cgroup == 0 {
+            if self.known.len() >= REMEMBERED {
+                self.known.clear();
+            }
+            self.known.insert(*task, Arc::clone(&process));
         }
-        self.known.insert(*task, Arc::clone(&process));
         Some(process)
     }
 
     fn of_task(&self, task: &Task) -> Process {
         let known = |number: u32| (number != 0).then_some(number);
-        let command = task.command.split(|byte| *byte == 0).next().unwrap_or_default();
         let (cgroup, containers) = self.path(task);
         Process {
             pid: task.process,
             thread: task.thread,
             started: (task.started != 0).then(|| BootTime::from_nanos(task.started)),
-            command: shown(&String::from_utf8_lossy(command)),
+            command: command_of(task),
             network: known(task.network),
             mount: known(task.mount),
             cgroup,
@@ -235,18 +240,27 @@ impl Writers {
 
     /// The path of a task's control group, and the containers that it names.
     fn path(&self, task: &Task) -> (Option<Box<str>>, Box<[Container]>) {
-        if let Some(Kept(path)) =
-            self.paths.as_ref().and_then(|paths| paths.get(&task.cgroup, 0).ok())
-        {
+        let kept = self.paths.as_ref().and_then(|paths| paths.get(&task.cgroup, 0).ok());
+        if let Some(Kept(path)) = kept.filter(|Kept(path)| path.whole != 0) {
             let depth = usize::try_from(path.depth).unwrap_or(DEPTH);
             let names: Vec<String> = path.names.iter().take(depth).map(|name| text(name)).collect();
             let folders: Vec<&str> = names.iter().map(String::as_str).collect();
-            return (Some(path_of(&folders, depth <= DEPTH)), containers_of(&folders));
+            let whole = depth <= DEPTH;
+            // Whoever may make control groups can make them deep, and hide the container further out.
+            let containers = if whole { containers_of(&folders) } else { Box::default() };
+            return (Some(path_of(&folders, whole)), containers);
         }
         // Without a description of its structures the kernel gave a number only; the process may still be
         // there to be asked.
         let alive = self.has_numbers.then(|| proc::process(task.process)).flatten();
-        alive.map(|process| (process.cgroup, process.containers)).unwrap_or_default()
+        let same = |process: &Process| {
+            let apart = process.started.map(|then| {
+                let now = BootTime::from_nanos(task.started);
+                now.since(then).max(then.since(now))
+            });
+            process.command == command_of(task) && (task.started == 0 || apart <= Some(TICK))
+        };
+        alive.filter(same).map(|process| (process.cgroup, process.containers)).unwrap_or_default()
     }
 
     fn of_port(&mut self, now: BootTime, port: u32) -> Option<Arc<Process>> {
@@ -259,13 +273,18 @@ impl Writers {
         {
             return process.clone();
         }
-        let process = self.ports.process(now, port).map(Arc::new);
+        let process = self.ports.process(port).map(Arc::new);
         if self.by_port.len() >= REMEMBERED {
             self.by_port.clear();
         }
         self.by_port.insert(port, (now, process.clone()));
         process
     }
+}
+
+/// The name of a task's command, fit to be shown.
+fn command_of(task: &Task) -> Box<str> {
+    shown(&text(&task.command))
 }
 
 /// A name that ends with a zero.

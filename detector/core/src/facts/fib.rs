@@ -146,7 +146,8 @@ impl Fib {
             if by_object || is_same_path(&old.route, &entry.route) {
                 entry.since = old.since;
                 entry.displaced = old.displaced;
-                if old.port.is_some() {
+                // A route that is only told again keeps its writer.
+                if old.port.is_some() && old.route.protocol == entry.route.protocol {
                     (entry.port, entry.process) = (old.port, old.process.clone());
                 }
             } else {

@@ -6,8 +6,9 @@ use crate::route::Prefix;
 use crate::time::BootTime;
 use crate::writer::Refusal;
 
-/// Refusals that are remembered; the oldest go first. Whoever causes them without end gains that others
-/// are forgotten, and with them a piece of evidence, no finding.
+/// Refusals that are remembered; the oldest go first. Whoever may cause them without end, and so may write
+/// routes, gains that others are forgotten: where nothing but a refusal told that Felix acts on an
+/// annotation, the finding is an attempt again until Felix tries the next time.
 const REMEMBERED: usize = 1_024;
 
 /// What was refused lately.
@@ -19,13 +20,16 @@ pub(crate) struct Refusals {
 }
 
 impl Refusals {
-    /// Remembers one; of several that differ in nothing but their time, the last.
+    /// Remembers one; of several that differ in nothing but their time and the thread, the last.
     pub(crate) fn add(&mut self, at: BootTime, refusal: Refusal) {
         let prefix = refusal.prefix;
         let all = self.by_prefix.entry(prefix).or_default();
-        if let Some((known, _)) = all.iter_mut().find(|(_, known)| *known == refusal) {
-            *known = at;
-            return;
+        let same = all.iter().position(|(_, known)| is_same(known, &refusal));
+        if let Some(same) = same {
+            all.remove(same);
+            if let Some(at) = self.order.iter().position(|one| *one == prefix) {
+                self.order.remove(at);
+            }
         }
         all.push((at, refusal));
         self.order.push_back(prefix);
@@ -44,6 +48,16 @@ impl Refusals {
     pub(crate) fn of(&self, prefix: Prefix) -> impl Iterator<Item = (BootTime, &Refusal)> {
         self.by_prefix.get(&prefix).into_iter().flatten().map(|(at, refusal)| (*at, refusal))
     }
+}
+
+/// Whether the same process tried the same.
+fn is_same(one: &Refusal, other: &Refusal) -> bool {
+    let who = |refusal: &Refusal| {
+        let process = refusal.writer.process.as_deref();
+        process.map(|process| (process.pid, process.started, process.command.clone()))
+    };
+    (one.table, one.interface, one.protocol, one.error, who(one))
+        == (other.table, other.interface, other.protocol, other.error, who(other))
 }
 
 #[cfg(test)]

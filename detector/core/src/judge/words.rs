@@ -41,7 +41,7 @@ impl Judge<'_> {
             let text = format!("rule {rule}").into();
             evidence.push(Evidence { at, witness: Witness::Kernel, text });
         }
-        evidence.extend(self.contradiction(leg));
+        evidence.extend(Self::contradiction(leg));
         Charge {
             certainty: Certainty::Hijack,
             severity: Severity::High,
@@ -266,7 +266,7 @@ impl Judge<'_> {
         if route.metric != 0 {
             let _ = write!(text, " metric {}", route.metric);
         }
-        text.push_str(&self.writer_words(entry));
+        text.push_str(&Self::writer_words(entry));
         let displaced = entry.displaced.and_then(|on| self.facts.kernel.links.get(on));
         if let Some(link) = displaced {
             let _ = write!(text, ", in place of one dev {}", link.link.name);

@@ -37,25 +37,19 @@ impl Judge<'_> {
     }
 
     /// Who wrote a route, as the end of a sentence.
-    pub(super) fn writer_words(&self, entry: &Entry) -> String {
+    pub(super) fn writer_words(entry: &Entry) -> String {
         match (entry.process.as_deref(), entry.port) {
-            (Some(process), _) => format!(", written by {}", self.process_words(process)),
+            (Some(process), _) => format!(", written by {process}"),
             (None, Some(0)) => ", made by the kernel".to_owned(),
             (None, Some(port)) => format!(", made through netlink port {port}"),
+            // Who has changed its next-hop object is not known.
+            (None, None) if entry.route.nexthop_id.is_some() => String::new(),
             (None, None) => ", found standing".to_owned(),
         }
     }
 
-    /// A process, and the pod that it runs in.
-    fn process_words(&self, process: &Process) -> String {
-        match self.pod_of(process) {
-            Some(pod) => format!("{process}, which is {}", pod.pod.key),
-            None => process.to_string(),
-        }
-    }
-
     /// What a route says of its maker and the kernel does not, if they are apart.
-    pub(super) fn contradiction(&self, leg: Leg<'_>) -> Option<Evidence> {
+    pub(super) fn contradiction(leg: Leg<'_>) -> Option<Evidence> {
         let Entry { route, process, port, since, .. } = leg.entry;
         let process = process.as_deref()?;
         let claims = match route.protocol {
@@ -65,9 +59,8 @@ impl Judge<'_> {
             _ => return None,
         };
         let text = format!(
-            "the route says that {claims} made it (protocol {}), but {} wrote it",
-            route.protocol,
-            self.process_words(process)
+            "the route says that {claims} made it (protocol {}), but {process} wrote it",
+            route.protocol
         );
         Some(Evidence { at: *since, witness: Witness::Kernel, text: text.into() })
     }
@@ -89,13 +82,15 @@ impl Judge<'_> {
                 own.is_some_and(|own| own.pod.key == pod.pod.key)
             })
         };
-        let (at, refusal) = self
-            .facts
-            .refusals
-            .of(prefix)
-            .find(|(at, refusal)| at.after(earliest) >= since && leads_there(refusal))?;
+        let known = self.facts.refusals.of(prefix);
+        let such =
+            known.filter(|(at, refusal)| at.after(earliest) >= since && leads_there(refusal));
+        // What Calico's own tried says most, whoever else did before.
+        let (at, refusal) = such.max_by_key(|(at, refusal)| {
+            (refusal.writer.process.as_deref().is_some_and(is_calicos), std::cmp::Reverse(*at))
+        })?;
         let who = match refusal.writer.process.as_deref() {
-            Some(process) => self.process_words(process),
+            Some(process) => process.to_string(),
             None => format!("netlink port {}", refusal.writer.port),
         };
         let why = match refusal.error {

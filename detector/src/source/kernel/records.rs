@@ -77,7 +77,8 @@ impl Records {
     }
 
     pub(super) fn counters(&self) -> Counters {
-        let Counts { seen, written, filtered, lost, unparsed, truncated: _ } = self.counts();
+        let counts = self.counts();
+        let Counts { seen, written, filtered, lost, unparsed, .. } = counts;
         let told = self.tally.counters;
         // The program counts records, of which those that were read have become something else.
         let read = |count: u64| count.saturating_sub(self.read);
@@ -87,6 +88,7 @@ impl Records {
             filtered: filtered + told.filtered,
             lost,
             unparsed: unparsed + told.unparsed,
+            refusals_lost: counts.refusals_lost,
         }
     }
 
@@ -110,10 +112,10 @@ impl Records {
                     return tally.cut_short(0);
                 };
                 let at = BootTime::from_nanos(at);
+                *latest = at;
                 match what {
                     Recorded::Message(message) => {
                         *messages += 1;
-                        *latest = at;
                         let mut writer = |port| writers.writer(at, &task, port);
                         tally.tell(at, message, &nothing, &mut writer, each);
                     }

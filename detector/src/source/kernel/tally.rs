@@ -99,11 +99,12 @@ pub(super) fn refused(
     } else {
         IpAddr::V6(Ipv6Addr::from(refusal.address))
     };
-    // The kernel has looked at the length before it got here.
+    // A length that no prefix has is one of the reasons to refuse.
     let Some(prefix) = Prefix::new(address, refusal.length) else { return };
     let refusal = Refusal {
         prefix,
-        table: Table(refusal.table),
+        // Who names none means the main table (`fib_new_table` in net/ipv4/fib_frontend.c).
+        table: if refusal.table == 0 { Table::MAIN } else { Table(refusal.table) },
         interface: IfIndex::new(refusal.interface),
         protocol: Protocol(refusal.protocol),
         error: refusal.error,

@@ -15,7 +15,8 @@ use detector_core::writer::Container;
 /// Digits of a container's id.
 const DIGITS: usize = 64;
 
-/// The containers that a path names, the innermost first; `folders` come from the innermost outwards.
+/// The containers that a path names: those of pods first, of these the outermost, for who is in one can
+/// make folders of any name within its own; `folders` come from the innermost outwards.
 pub(super) fn containers<'a>(folders: impl Iterator<Item = &'a str>) -> Vec<Container> {
     let mut found: Vec<Container> = Vec::new();
     // Containers whose pod is yet to come, further out.
@@ -36,6 +37,8 @@ pub(super) fn containers<'a>(folders: impl Iterator<Item = &'a str>) -> Vec<Cont
             }
         }
     }
+    found.reverse();
+    found.sort_by_key(|container| container.pod.is_none());
     found
 }
 
@@ -120,10 +123,10 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_in_a_pod_has_pods_of_its_own() {
+    fn what_is_made_within_a_pod_hides_nobody() {
         let path = format!("/kubepods/pod{POD}/{ONE}/kubelet/kubepods/pod{OTHER}/{TWO}");
         let inner = (TWO.to_owned(), Some(OTHER.to_owned()));
-        assert_eq!(read(&path), [inner, one_of(POD).remove(0)]);
+        assert_eq!(read(&path), [one_of(POD).remove(0), inner]);
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(super) struct Ports {
     /// The process that has a socket, by the socket's inode.
     owners: HashMap<u64, u32>,
     /// Until when processes are not looked through again.
-    rests: Option<BootTime>,
+    rests: Option<Instant>,
 }
 
 /// How many times as long as it takes to look through all processes is waited until that is done again.
@@ -37,29 +37,28 @@ const REST: u32 = 20;
 // === impl Ports ===
 
 impl Ports {
-    /// The process that has the socket of this port. The kernel gives the first socket of a process its
-    /// number for a port, and other sockets ports beyond all numbers (`netlink_autobind` in
-    /// net/netlink/af_netlink.c); daemons have several.
-    pub(super) fn process(&mut self, now: BootTime, port: u32) -> Option<Process> {
-        if port <= i32::MAX.unsigned_abs() {
-            return process(port);
-        }
+    /// The process that has the socket of this port, while it has it. The kernel gives the first socket of
+    /// a process its number for a port, but as its own PID namespace counts, and other sockets ports
+    /// beyond all numbers (`netlink_autobind` in net/netlink/af_netlink.c); and whoever likes chooses
+    /// one. So whose it is, the socket tells, or nobody.
+    pub(super) fn process(&mut self, port: u32) -> Option<Process> {
         let table = fs::read_to_string("/proc/thread-self/net/netlink").ok()?;
         let inode = inode_of(&table, port)?;
         let has = |pid: u32| has_socket(&Path::new("/proc").join(pid.to_string()), inode);
-        if let Some(owner) = self.owners.get(&inode).copied().filter(|owner| has(*owner)) {
+        let likely = [self.owners.get(&inode).copied(), Some(port)];
+        if let Some(owner) = likely.into_iter().flatten().find(|owner| has(*owner)) {
             return process(owner);
         }
-        if self.rests.is_some_and(|until| now < until) {
+        let begun = Instant::now();
+        if self.rests.is_some_and(|until| begun < until) {
             return None;
         }
-        let begun = Instant::now();
         self.owners.clear();
         let numbers = fs::read_dir("/proc")
             .ok()?
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
         let owner = numbers.into_iter().find(|pid| has(*pid));
-        self.rests = Some(now.after(begun.elapsed() * REST));
+        self.rests = Some(Instant::now() + begun.elapsed() * REST);
         self.owners.extend(owner.map(|owner| (inode, owner)));
         process(owner?)
     }
@@ -191,15 +190,11 @@ mod tests {
         // One of the two at least is not the first of this process.
         let both = [open(), open()];
         for (port, _socket) in &both {
-            let found = Ports::default().process(crate::clock::now(), *port).unwrap();
+            let found = Ports::default().process(*port).unwrap();
             assert_eq!(found.pid, std::process::id(), "port {port}");
         }
         let gone = open().0;
-        assert!(
-            Ports::default()
-                .process(crate::clock::now(), gone)
-                .is_none_or(|found| { found.pid != gone || found.pid == std::process::id() })
-        );
+        assert!(Ports::default().process(gone).is_none(), "nobody has the socket any more");
     }
 
     #[test]
