@@ -5,3 +5,4 @@ pub mod flood;
 pub mod interfaces;
 pub mod sinks;
 pub mod throughput;
+pub mod writer;

@@ -84,6 +84,8 @@ enum Bench {
     Latency,
     /// A million host routes and a million others, with one hijack among them.
     Churn,
+    /// What it costs a writer of routes to be seen.
+    Writer,
     /// The agent's traffic and memory in a cluster of 2,000 and of 20,000 pods, with a real API
     /// server, and how soon it names the victim of a hijack there.
     Scale,
@@ -150,6 +152,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Bench(Bench::Latency) => build::bench("latency"),
         Task::Bench(Bench::Churn) => build::bench("churn"),
+        Task::Bench(Bench::Writer) => build::bench("writer"),
         Task::Bench(Bench::Scale) => build::scale(),
         Task::Bench(Bench::Audit) => build::bench_audit(),
         Task::Bench(Bench::Engine) => build::bench_engine(),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use detector_core::time::BootTime;
 use detector_tests::agent::{Agent, now};
-use detector_tests::measure::{flood, interfaces, sinks, throughput};
+use detector_tests::measure::{flood, interfaces, sinks, throughput, writer};
 use detector_tests::process::{cpu, memory};
 use detector_tests::rawroute::{RouteWriter, nth};
 use detector_tests::scenario::node::Node;
@@ -79,6 +79,7 @@ fn main() -> Result<()> {
     match std::env::args().nth(1).as_deref() {
         Some("latency") => latency(words),
         Some("churn") => churn(words),
+        Some("writer") => writer::run(),
         Some("interfaces") => interfaces::run(talking, &node(talking)?, "shop/web", CART),
         Some("throughput") => {
             let address = CART.to_string();
@@ -90,7 +91,7 @@ fn main() -> Result<()> {
             flood::run(words, &node(words)?, "default/evil", CART)
         }
         Some("sinks") => sinks::run(),
-        _ => bail!("say which: latency, churn, interfaces, throughput, flood or sinks"),
+        _ => bail!("say which: latency, churn, writer, interfaces, throughput, flood or sinks"),
     }
 }
 
