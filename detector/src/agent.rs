@@ -163,7 +163,9 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
             why, "degraded: route changes come by plain netlink, which a burst can overflow"
         );
     }
-    show_writers(&opened.writers, &health);
+    for capability in [WRITERS].into_iter().chain(REFUSALS) {
+        health.expect(capability);
+    }
 
     let client = cluster.as_ref().map(Cluster::client);
     let (sinks, stood) = Sinks::start(&config, client, &health, &telemetry)
@@ -242,14 +244,12 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
 /// Says what is known of who writes routes. Where the kernel lets nothing be traced the agent does its
 /// whole job, so that is worth a line, and no warning.
 fn show_writers(sight: &WriterSight, health: &Health) {
-    health.expect(WRITERS);
     if let Err(why) = &sight.writers {
         health.mark(WRITERS, why);
         let capability = WRITERS;
         info!(capability, why, "who writes a route is known by its netlink port only, if at all");
     }
     for (capability, family) in REFUSALS.into_iter().zip(&sight.refusals) {
-        health.expect(capability);
         match family {
             Ok(means) => debug!(capability, means = means.as_str(), "refused writes are seen"),
             Err(why) => {
@@ -578,6 +578,9 @@ impl Agent {
     fn housekeeping(&mut self) {
         self.drain(Wanted::Budget(BUDGET));
         self.own_up();
+        if let Some(sight) = self.kernel.sight() {
+            show_writers(&sight, &self.health);
+        }
         self.look_at_packets();
         if let Some(packets) = &mut self.packets {
             packets.tend();

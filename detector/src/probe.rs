@@ -123,14 +123,14 @@ fn routes(all: &mut Vec<Capability>) {
         all.push(Capability { name, what, by, degraded });
     };
     let kernel = "changes of routes, rules, links, next hops";
-    let opened = match KernelSource::open(RouteSource::Auto, &KernelOptions::default()) {
+    let mut opened = match KernelSource::open(RouteSource::Auto, &KernelOptions::default()) {
         Ok(opened) => opened,
         Err(error) => return add("kernel", kernel, None, Some(told(&error))),
     };
     add("kernel", kernel, Some(opened.source.as_str().to_owned()), None);
     let filter = opened.degraded.is_none().then(|| "socket filter".to_owned());
     add("routes-by-ebpf", "no change is lost in a burst", filter, opened.degraded);
-    let sight = opened.writers;
+    let Some(sight) = opened.source.await_sight() else { return };
     let by = match &sight.writers {
         Ok(()) => Some("record".to_owned()),
         Err(_) => counts_like_the_kernel().then(|| "netlink port".to_owned()),

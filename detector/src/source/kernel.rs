@@ -86,8 +86,6 @@ pub struct Opened {
     pub source: KernelSource,
     /// Why it is not the better one, in one line.
     pub degraded: Option<String>,
-    /// What is known of who writes.
-    pub writers: WriterSight,
 }
 
 /// What became of what the kernel sent. In a quiet moment `seen` is the sum of the others.
@@ -126,7 +124,11 @@ pub enum Drained {
 }
 
 /// A source of changes in the kernel's tables.
-pub struct KernelSource(Means);
+pub struct KernelSource {
+    means: Means,
+    /// What is known of who writes, where it is known from the beginning and was not told yet.
+    sight: Option<WriterSight>,
+}
 
 enum Means {
     Ebpf(Box<Records>),
@@ -142,40 +144,60 @@ impl KernelSource {
     /// # Panics
     /// Outside a tokio runtime with I/O.
     pub fn open(choice: RouteSource, options: &KernelOptions) -> Result<Opened, KernelSourceError> {
-        let netlink = || {
+        let netlink = |why: &str| {
             let notifications =
                 Notifications::open(options.queue_bytes).map_err(KernelSourceError::Netlink)?;
-            Ok::<_, KernelSourceError>(Self(Means::Netlink(Box::new(notifications))))
+            let sight = Some(WriterSight::ports_only(why));
+            Ok::<_, KernelSourceError>(Self {
+                means: Means::Netlink(Box::new(notifications)),
+                sight,
+            })
         };
         let better = match choice {
             RouteSource::Netlink => {
-                let writers = WriterSight::ports_only("routes are seen by plain netlink");
-                return Ok(Opened { source: netlink()?, degraded: None, writers });
+                let source = netlink("routes are seen by plain netlink")?;
+                return Ok(Opened { source, degraded: None });
             }
             RouteSource::Auto | RouteSource::Ebpf => Self::ebpf(options),
         };
         match better {
-            Ok((source, writers)) => Ok(Opened { source, degraded: None, writers }),
+            Ok(source) => Ok(Opened { source, degraded: None }),
             Err(error) if choice == RouteSource::Ebpf => Err(error),
             Err(error) => {
                 let why = error.to_string();
-                let writers = WriterSight::ports_only(&why);
-                Ok(Opened { source: netlink()?, degraded: Some(why), writers })
+                Ok(Opened { source: netlink(&why)?, degraded: Some(why) })
             }
         }
     }
 
     /// What it is, in a word for logs and metrics.
     pub fn as_str(&self) -> &'static str {
-        match &self.0 {
+        match &self.means {
             Means::Ebpf(_) => "ebpf",
             Means::Netlink(_) => "netlink",
         }
     }
 
+    /// What is known of who writes, as soon as that is known; once.
+    pub fn sight(&mut self) -> Option<WriterSight> {
+        self.told_sight(false)
+    }
+
+    /// The same, waited for: on some kernels it takes seconds.
+    pub fn await_sight(&mut self) -> Option<WriterSight> {
+        self.told_sight(true)
+    }
+
+    fn told_sight(&mut self, wait: bool) -> Option<WriterSight> {
+        match &mut self.means {
+            Means::Ebpf(records) => records.sight(wait),
+            Means::Netlink(_) => self.sight.take(),
+        }
+    }
+
     /// Waits until there may be something to read. Safe to cancel.
     pub async fn ready(&mut self) -> io::Result<()> {
-        match &self.0 {
+        match &self.means {
             Means::Ebpf(records) => records.ready().await,
             Means::Netlink(notifications) => notifications.ready().await,
         }
@@ -183,7 +205,7 @@ impl KernelSource {
 
     /// Reads at most `budget` messages, in the kernel's order, without waiting for more.
     pub fn drain(&mut self, budget: usize, each: &mut dyn FnMut(Observation)) -> Drained {
-        match &mut self.0 {
+        match &mut self.means {
             Means::Ebpf(records) => records.drain(budget, each),
             Means::Netlink(notifications) => notifications.drain(budget, each),
         }
@@ -192,7 +214,7 @@ impl KernelSource {
     /// Reads all that the kernel sent until `end`, which has passed, and perhaps more. It ends
     /// however fast the kernel goes on sending.
     pub fn catch_up(&mut self, end: BootTime, each: &mut dyn FnMut(Observation)) {
-        match &mut self.0 {
+        match &mut self.means {
             Means::Ebpf(records) => records.catch_up(end, each),
             Means::Netlink(notifications) => notifications.catch_up(each),
         }
@@ -200,7 +222,7 @@ impl KernelSource {
 
     /// What was lost since the last call. The tables must then be read anew ([`Resync::request`]).
     pub fn take_loss(&mut self) -> Option<Loss> {
-        match &mut self.0 {
+        match &mut self.means {
             Means::Ebpf(records) => records.take_loss(),
             Means::Netlink(notifications) => notifications.take_loss(),
         }
@@ -208,7 +230,7 @@ impl KernelSource {
 
     /// What became of what the kernel sent.
     pub fn counters(&self) -> Counters {
-        match &self.0 {
+        match &self.means {
             Means::Ebpf(records) => records.counters(),
             Means::Netlink(notifications) => notifications.counters(),
         }
@@ -216,7 +238,7 @@ impl KernelSource {
 
     /// Says which interfaces are uplinks ([`is_uplink`]): transit routes by them are no longer told.
     pub fn set_uplinks(&mut self, uplinks: &[IfIndex]) -> io::Result<()> {
-        match &mut self.0 {
+        match &mut self.means {
             Means::Ebpf(records) => records.set_uplinks(uplinks),
             Means::Netlink(notifications) => {
                 let uplinks: BTreeSet<IfIndex> = uplinks.iter().copied().collect();
@@ -226,10 +248,9 @@ impl KernelSource {
         }
     }
 
-    fn ebpf(options: &KernelOptions) -> Result<(Self, WriterSight), KernelSourceError> {
+    fn ebpf(options: &KernelOptions) -> Result<Self, KernelSourceError> {
         let (witness, writers) = Witness::attach(options.ring_bytes, &options.writers)?;
         let records = Records::new(witness, writers).map_err(KernelSourceError::Ring)?;
-        let sight = records.sight();
-        Ok((Self(Means::Ebpf(Box::new(records))), sight))
+        Ok(Self { means: Means::Ebpf(Box::new(records)), sight: None })
     }
 }

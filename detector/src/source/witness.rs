@@ -9,6 +9,8 @@ mod listener;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, SocketFilter};
@@ -64,11 +66,17 @@ pub struct Witness {
     own: u64,
     /// Records that were passed over.
     foreign: u64,
-    /// What is known of writers.
-    sight: WriterSight,
-    _tracing: Tracing,
+    tracing: Traced,
     // Dropped last: with the socket goes the program.
     listener: Listener,
+}
+
+/// What comes of tracing. A thread of its own hangs what traces: the kernel patches its code for it, and
+/// waits for all who may be in it, which takes seconds on some, and nobody must wait for that.
+struct Traced {
+    told: Receiver<(Tracing, WriterSight)>,
+    /// What is hung, as long as the witness lives.
+    hung: Option<Tracing>,
 }
 
 // === impl Witness ===
@@ -105,8 +113,8 @@ impl Witness {
                 Err(error)
             }
         };
-        let (tracing, sight) = ground.trace(&mut ebpf, options, sees.as_ref().err());
         let writers = Writers::by_record(take(&mut ebpf, "PATHS")?).map_err(|e| map_error(&e))?;
+        let (tell, told) = channel();
         let mut witness = Self {
             ring: RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(|e| map_error(&e))?,
             counts: PerCpuArray::try_from(take(&mut ebpf, "COUNTS")?).map_err(|e| map_error(&e))?,
@@ -115,8 +123,7 @@ impl Witness {
             knows_senders: false,
             own: 0,
             foreign: 0,
-            sight,
-            _tracing: tracing,
+            tracing: Traced { told, hung: None },
             listener,
         };
         witness.knows_senders = sees.is_ok() && witness.try_senders()?;
@@ -129,6 +136,13 @@ impl Witness {
         // The groups come last: not one message reaches the socket but through the program, and the
         // trial had the socket for itself.
         witness.listener.join()?;
+        let (options, blind) = (options.clone(), sees.err());
+        let trace = move || {
+            let traced = ground.trace(&mut ebpf, &options, blind.as_ref());
+            // The witness may be gone, and with this goes what was hung.
+            let _ = tell.send(traced);
+        };
+        thread::Builder::new().name("tracing".into()).spawn(trace).map_err(WitnessError::Thread)?;
         Ok((witness, writers))
     }
 
@@ -207,9 +221,18 @@ impl Witness {
         })
     }
 
-    /// What is known of who writes.
-    pub fn sight(&self) -> &WriterSight {
-        &self.sight
+    /// What is known of who writes, as soon as it is known whether functions can be traced; once.
+    pub fn sight(&mut self) -> Option<WriterSight> {
+        let (tracing, sight) = self.tracing.told.try_recv().ok()?;
+        self.tracing.hung = Some(tracing);
+        Some(sight)
+    }
+
+    /// The same, waited for; `None` where it was told already.
+    pub fn await_sight(&mut self) -> Option<WriterSight> {
+        let (tracing, sight) = self.tracing.told.recv().ok()?;
+        self.tracing.hung = Some(tracing);
+        Some(sight)
     }
 
     /// [`Counts::lost`] alone, for those who ask often: each count is a system call.

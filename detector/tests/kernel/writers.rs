@@ -13,7 +13,7 @@ use std::time::Duration;
 use detector::clock;
 use detector::config::{Hook, Refused, RouteSource, WriterSource};
 use detector::source::kernel::{KernelOptions, KernelSource, Opened};
-use detector::source::writer::WriterOptions;
+use detector::source::writer::{WriterOptions, WriterSight};
 use detector_core::observation::{KernelChange, Observation, What};
 use detector_core::route::Prefix;
 use detector_core::time::BootTime;
@@ -138,7 +138,7 @@ fn a_refused_write_is_seen_by_a_probe() {
 #[test]
 fn only_this_namespaces_refusals_are_told() {
     in_namespace(|| async {
-        let Some(mut opened) = open(RouteSource::Ebpf, WriterSource::Auto, &[], true) else {
+        let Some((mut source, _)) = open(RouteSource::Ebpf, WriterSource::Auto, &[], true) else {
             return;
         };
         ip("route add 10.65.9.9 dev cali1");
@@ -152,7 +152,7 @@ fn only_this_namespaces_refusals_are_told() {
         // The kernel finds its own local route there already.
         ip("address add 10.65.9.1/24 dev cali1");
         refuse("10.65.9.9/32", "cali1");
-        let told = told(&mut opened.source);
+        let told = told(&mut source);
         let all: Vec<_> = told.into_iter().filter_map(refusal).collect();
         let [(prefix, error, process)] = &*all else { panic!("{all:?}") };
         assert_eq!((prefix.to_string().as_str(), *error), ("10.65.9.9/32", EXISTS));
@@ -170,10 +170,11 @@ fn a_hook_that_is_refused_degrades_what_it_is_for() {
             (vec![Hook::FexitIpv6, Hook::KprobeIpv6], [false, false, true]),
         ];
         for (hooks, [writers, ipv4, ipv6]) in hooks {
-            let Opened { source, degraded, writers: sight } =
+            let Opened { mut source, degraded } =
                 KernelSource::open(RouteSource::Auto, &options(WriterSource::Auto, &hooks))
                     .unwrap();
             assert_eq!((source.as_str(), degraded), ("ebpf", None));
+            let sight = source.await_sight().unwrap();
             assert_eq!(sight.writers.is_err(), writers, "{sight:?}");
             let is_drill = |why: &str| why.contains("--refuse");
             for (family, refused) in sight.refusals.iter().zip([ipv4, ipv6]) {
@@ -191,19 +192,19 @@ fn a_hook_that_is_refused_degrades_what_it_is_for() {
 fn made(way: Way, source: RouteSource, choice: WriterSource, refused: &'static [Hook]) {
     in_namespace(move || async move {
         let traced = matches!(way, Way::Traced(_));
-        let Some(mut opened) = open(source, choice, refused, traced) else { return };
-        assert_eq!(opened.writers.writers.is_err(), way == Way::Port, "{:?}", opened.writers);
+        let Some((mut kernel, sight)) = open(source, choice, refused, traced) else { return };
+        assert_eq!(sight.writers.is_err(), way == Way::Port, "{sight:?}");
         for kind in KINDS {
             for ipv6 in [false, true] {
                 if way == Way::Port {
                     // It has to look through all processes, and rests between two such times.
-                    let Some(again) = open(source, choice, refused, traced) else { return };
-                    opened = again;
+                    let Some((again, _)) = open(source, choice, refused, traced) else { return };
+                    kernel = again;
                 }
                 let before = clock::now();
                 let prefix = prefix(kind, ipv6);
                 let Some(writer) = write(kind, &prefix) else { continue };
-                let process = wait_for(&mut opened.source, |what| match what {
+                let process = wait_for(&mut kernel, |what| match what {
                     What::Kernel(KernelChange::Route { route, writer, .. })
                         if route.prefix.to_string() == prefix =>
                     {
@@ -222,17 +223,17 @@ fn made(way: Way, source: RouteSource, choice: WriterSource, refused: &'static [
 /// Routes that are there already are written again by each sort of writer, and each is known.
 fn refused(choice: WriterSource) {
     in_namespace(move || async move {
-        let Some(mut opened) = open(RouteSource::Ebpf, choice, &[], true) else { return };
-        assert!(opened.writers.refusals.iter().all(Result::is_ok), "{:?}", opened.writers);
+        let Some((mut source, sight)) = open(RouteSource::Ebpf, choice, &[], true) else { return };
+        assert!(sight.refusals.iter().all(Result::is_ok), "{sight:?}");
         for kind in KINDS {
             for ipv6 in [false, true] {
                 let prefix = prefix(kind, ipv6);
                 let metric = if kind == Kind::Bird { " metric 32" } else { "" };
                 ip(&format!("route add {prefix} dev cali1{metric}"));
-                told(&mut opened.source);
+                told(&mut source);
                 let before = clock::now();
                 let Some(writer) = write(kind, &prefix) else { continue };
-                let (error, process) = wait_for(&mut opened.source, |what| {
+                let (error, process) = wait_for(&mut source, |what| {
                     let (refused, error, process) = refusal(what)?;
                     (refused.to_string() == prefix).then_some((error, process))
                 })
@@ -564,10 +565,11 @@ fn open(
     writers: WriterSource,
     refused: &[Hook],
     traced: bool,
-) -> Option<Opened> {
+) -> Option<(KernelSource, WriterSight)> {
     let mut opened = KernelSource::open(source, &options(writers, refused)).unwrap();
     assert_eq!(opened.degraded, None);
-    let why = opened.writers.refusals.iter().find_map(|family| family.clone().err());
+    let sight = opened.source.await_sight().unwrap();
+    let why = sight.refusals.iter().find_map(|family| family.clone().err());
     // Where tasks are not read, nothing is read of routes either.
     if let Some(why) = why.filter(|why| traced && why.contains("cannot be traced")) {
         assert!(!must_trace(), "{why}");
@@ -575,7 +577,7 @@ fn open(
         return None;
     }
     told(&mut opened.source);
-    Some(opened)
+    Some((opened.source, sight))
 }
 
 /// All that a source has been told by now.

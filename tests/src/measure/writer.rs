@@ -51,12 +51,13 @@ fn measure() -> Result<()> {
             let mut witness = None;
             if let Some(source) = *source {
                 let options = WriterOptions { source, ..WriterOptions::default() };
-                let (opened, _writers) = Witness::attach(4 << 20, &options)
+                let (mut opened, _writers) = Witness::attach(4 << 20, &options)
                     .context("nothing is measured without eBPF")?;
                 let traced = matches!(source, WriterSource::Fexit | WriterSource::Kprobe);
-                let refused = opened.sight().refusals.iter().find_map(|one| one.as_ref().err());
+                let sight = opened.await_sight().context("it is told whether writes are traced")?;
+                let refused = sight.refusals.into_iter().find_map(Result::err);
                 if let Some(why) = refused.filter(|_| traced) {
-                    missing[at] = Some(why.clone());
+                    missing[at] = Some(why);
                     continue;
                 }
                 witness = Some(opened);

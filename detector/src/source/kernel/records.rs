@@ -96,8 +96,9 @@ impl Records {
         self.witness.get_mut().set_uplinks(uplinks)
     }
 
-    pub(super) fn sight(&self) -> WriterSight {
-        self.witness.get_ref().sight().clone()
+    pub(super) fn sight(&mut self, wait: bool) -> Option<WriterSight> {
+        let witness = self.witness.get_mut();
+        if wait { witness.await_sight() } else { witness.sight() }
     }
 
     /// Tells what the next record says, if there is one.

@@ -15,6 +15,9 @@ pub enum WitnessError {
     /// It is to be taken for refused.
     #[error("the filter of route changes is to be refused (--refuse route)")]
     Drill,
+    /// There is no thread for what may take long.
+    #[error("no thread for tracing ({0}): raise the limit of processes")]
+    Thread(#[source] io::Error),
     /// The kernel does not let this process load programs.
     #[error(
         "the kernel refuses eBPF to this process ({0}): run as root or with the capabilities BPF, \
