@@ -75,6 +75,8 @@ pub(super) enum Switch {
     },
     Off {
         by: Box<str>,
+        /// What may say otherwise and cannot be read from here.
+        unless: Option<Box<str>>,
     },
     Unknown {
         why: Box<str>,
@@ -353,9 +355,17 @@ fn conclude(
 /// Whether the feature is on, where Felix heeds the switch: its environment wins, then
 /// `FelixConfiguration` of the node, then the one for all (felix/config/config_params.go).
 fn switched(facts: &Facts, node: &str, environment: &Environment, place: Option<Place>) -> Switch {
+    let unless = match environment {
+        Environment::Elsewhere(sources) => {
+            Some(format!("unless {sources} (envFrom of calico-node) sets FELIX_FLOATINGIPS").into())
+        }
+        _ => None,
+    };
     match (environment, place) {
         (Environment::On, Some(by)) => return Switch::On { by },
-        (Environment::Off, Some(by)) => return Switch::Off { by: by.shown().into() },
+        (Environment::Off, Some(by)) => {
+            return Switch::Off { by: by.shown().into(), unless: None };
+        }
         (Environment::Unreadable(why), Some(by)) => {
             return Switch::Unknown { why: format!("{}: {why}", by.shown()).into() };
         }
@@ -366,14 +376,17 @@ fn switched(facts: &Facts, node: &str, environment: &Environment, place: Option<
         let by = || Place::new("FelixConfiguration", None, &name, "spec.floatingIPs");
         match said {
             Some(true) => return Switch::On { by: by() },
-            Some(false) => return Switch::Off { by: by().shown().into() },
+            Some(false) => return Switch::Off { by: by().shown().into(), unless },
             None => {}
         }
     }
     if !facts.sees(Kind::FelixConfigurations) {
         return Switch::Unknown { why: "FelixConfigurations cannot be seen".into() };
     }
-    Switch::Off { by: "Calico's default: no FelixConfiguration sets spec.floatingIPs".into() }
+    Switch::Off {
+        by: "Calico's default: no FelixConfiguration sets spec.floatingIPs".into(),
+        unless,
+    }
 }
 
 /// What the CNI plugin's configuration says; the first place that says anything counts.

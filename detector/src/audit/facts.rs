@@ -182,6 +182,8 @@ pub(super) enum Environment {
     Silent,
     On,
     Off,
+    /// Nothing itself, but these objects may, which nobody reads here.
+    Elsewhere(Box<str>),
     /// Something that cannot be read from here, or is none of Felix' words.
     Unreadable(Box<str>),
 }

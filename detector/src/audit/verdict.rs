@@ -71,11 +71,18 @@ fn with_calico(facts: &Facts, exposure: &Exposure, reach: &Reach) -> Judged {
             return undetermined(facts, vec![blind()]);
         }
         let by = exposure.nodes.values().find_map(|node| match &node.switch {
-            Switch::Off { by } => Some(by),
+            Switch::Off { by, unless } => Some((by, unless)),
             _ => None,
         });
-        let reason = match by {
-            Some(by) => format!(
+        let unless = exposure.nodes.values().find_map(|node| match &node.switch {
+            Switch::Off { by, unless: unless @ Some(_) } => Some((by, unless)),
+            _ => None,
+        });
+        let reason = match unless.or(by) {
+            Some((by, Some(unless))) => format!(
+                "every node runs a version with the fix, and floating IPs are off ({by}), {unless}"
+            ),
+            Some((by, None)) => format!(
                 "every node runs a version with the fix, and floating IPs are off ({by}); keep them so"
             ),
             None => "calico-node runs on no node that was seen".into(),

@@ -205,7 +205,8 @@ fn the_nearest_word_on_the_switch_counts() {
     let switch = |facts: &Facts| match examine(facts).nodes.remove("a").unwrap().switch {
         Switch::Missing => "missing".to_owned(),
         Switch::On { by } => format!("on {}", by.shown()),
-        Switch::Off { by } => format!("off {by}"),
+        Switch::Off { by, unless: None } => format!("off {by}"),
+        Switch::Off { by, unless: Some(unless) } => format!("off {by}, {unless}"),
         Switch::Unknown { why } => format!("unknown {why}"),
     };
     let felix = |on| Settings { floating_ips: Some(on), spoofing: None };
@@ -214,6 +215,12 @@ fn the_nearest_word_on_the_switch_counts() {
     assert_eq!(switch(&facts), "on FelixConfiguration default spec.floatingIPs");
     facts.felix.insert("node.a".into(), felix(false));
     assert_eq!(switch(&facts), "off FelixConfiguration node.a spec.floatingIPs");
+    // What cannot be read leaves the word to what can, and is told.
+    facts.agents[0].switch = Environment::Elsewhere("ConfigMap extra".into());
+    assert!(switch(&facts).ends_with(
+        "spec.floatingIPs, unless ConfigMap extra (envFrom of \
+                                      calico-node) sets FELIX_FLOATINGIPS"
+    ));
     facts.agents[0].switch = Environment::On;
     assert!(switch(&facts).starts_with("on pod kube-system/calico-node-a env FELIX_FLOATINGIPS"));
     facts.agents[0].switch = Environment::Unreadable("valueFrom".into());
