@@ -48,11 +48,13 @@ pub(super) enum DumpError {
     Empty(String),
 }
 
-/// A dump that ended in the middle of an object or a list.
+/// A dump that ended, or can be read no further, in the middle of an object or a list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Torn {
     /// The file, and where it ends, for people.
     pub(super) place: String,
+    /// What is wrong with it there.
+    pub(super) how: &'static str,
 }
 
 /// What is known while files are read.
@@ -162,8 +164,8 @@ impl Reader<'_> {
     }
 
     /// Notes that a list of this kind was there, however empty.
-    fn list(&mut self, kind: &str) {
-        self.kinds.extend(object::listed(kind));
+    fn list(&mut self, kind: &str, version: Option<&str>) {
+        self.kinds.extend(object::listed(kind, version));
     }
 
     /// Looks through what is no object.
@@ -184,8 +186,8 @@ impl Reader<'_> {
         }
     }
 
-    fn tear(&mut self, place: String) {
-        self.torn.push(Torn { place });
+    fn tear(&mut self, place: String, how: &'static str) {
+        self.torn.push(Torn { place, how });
     }
 
     fn finish(self) -> Vec<Torn> {
@@ -203,7 +205,7 @@ impl Reader<'_> {
         }
         if let Some(torn) = torn.first() {
             // Whatever came behind it is missing.
-            let why = format!("{} breaks off", torn.place);
+            let why = format!("{} {}", torn.place, torn.how);
             for kind in kinds {
                 gather.saw(kind, Sight::Part(why.clone().into()));
             }
@@ -245,7 +247,7 @@ fn is_objects(path: &Path) -> bool {
 /// What the objects of a file are, by its name: must-gather's lists do not say.
 fn named_after(path: &Path) -> Option<&'static str> {
     let stem = path.file_stem()?.to_str()?;
-    object::KINDS.iter().find(|(_, plural, _)| *plural == stem).map(|(kind, ..)| *kind)
+    object::KINDS.iter().find(|(_, plural, ..)| *plural == stem).map(|(kind, ..)| *kind)
 }
 
 fn shown(path: &Path) -> String {

@@ -21,11 +21,13 @@ pub(super) fn read(reader: &mut Reader<'_>, path: &Path, file: impl Read) {
             Ok(()) => {}
             // A value had begun: what stands before it, or behind the last, was looked at.
             Err(error) if error.is_eof() => {
-                place.reader.tear(format!("{name} (line {})", error.line()));
+                place.reader.tear(format!("{name} (line {})", error.line()), "breaks off");
                 return;
             }
             Err(error) => {
                 let why = format!("cannot be read as JSON (line {}): {error}", error.line());
+                // Nobody can say what stands behind it.
+                place.reader.tear(format!("{name} (line {})", error.line()), "is damaged");
                 place.fall_back(&why);
                 return;
             }
@@ -127,7 +129,8 @@ impl<'de> Visitor<'de> for Top<'_, '_, '_> {
         }
         if is_list {
             if let Some(kind) = own.get("kind").and_then(Value::as_str) {
-                self.0.reader.list(kind);
+                let version = own.get("apiVersion").and_then(Value::as_str);
+                self.0.reader.list(kind, version);
             }
         } else {
             self.0.object(Value::Object(own));

@@ -152,9 +152,9 @@ impl Splitter<'_> {
         let is_list = std::mem::take(&mut self.is_list);
         let waiting = std::mem::take(&mut self.waiting);
         if is_list {
-            let kind = kind_of(&head.text);
+            let kind = value_of(&head.text, "kind:");
             if let Some(kind) = kind {
-                reader.list(kind);
+                reader.list(kind, value_of(&head.text, "apiVersion:"));
             }
             let of = kind.and_then(|kind| kind.strip_suffix("List")).filter(|of| !of.is_empty());
             for (_, value) in waiting {
@@ -164,7 +164,8 @@ impl Splitter<'_> {
             match parse(&head) {
                 // An empty list is written in one line.
                 Ok(value) if value["items"].is_array() => {
-                    reader.list(value["kind"].as_str().unwrap_or_default());
+                    let kind = value["kind"].as_str().unwrap_or_default();
+                    reader.list(kind, value["apiVersion"].as_str());
                 }
                 Ok(value) => reader.object(self.name, self.named, value),
                 Err(why) => reader.scrap(self.name, head.first, &head.text, &why),
@@ -176,13 +177,15 @@ impl Splitter<'_> {
     fn end_of_file(&mut self, reader: &mut Reader<'_>, ended: bool) {
         // kubectl writes what a list is behind its items: where that is missing, so is more.
         let listed = self.is_list && self.head.text.lines().any(|line| line == "items:");
-        let of_list =
-            listed && (self.indent.is_some() || !ended) && kind_of(&self.head.text).is_none();
+        let of_list = listed
+            && (self.indent.is_some() || !ended)
+            && value_of(&self.head.text, "kind:").is_none();
         let in_object = !ended && !self.is_list && parse(&self.head).is_err();
         if of_list || in_object {
             let complete = self.end_of_item(reader, false);
             let within = if complete { "" } else { ", within an object" };
-            reader.tear(format!("{} (line {}{within})", self.name, self.number));
+            let place = format!("{} (line {}{within})", self.name, self.number);
+            reader.tear(place, "breaks off");
             if in_object {
                 let head = std::mem::take(&mut self.head);
                 reader.scrap(self.name, head.first, &head.text, "breaks off");
@@ -206,7 +209,7 @@ fn parse(chunk: &Chunk) -> Result<Value, String> {
     })
 }
 
-/// The value of `kind:` among the lines of a list that belong to no item.
-fn kind_of(head: &str) -> Option<&str> {
-    head.lines().find_map(|line| line.strip_prefix("kind:")).map(str::trim)
+/// The value of `kind:` or another key among the lines of a list that belong to no item.
+fn value_of<'a>(head: &'a str, key: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| line.strip_prefix(key)).map(str::trim)
 }
