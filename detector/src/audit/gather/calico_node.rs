@@ -39,6 +39,11 @@ pub(super) fn pod(object: &Pod) -> Option<CalicoNode> {
         namespace: object.namespace()?.into(),
         name: object.name_any().into(),
         node: NodeName(node.into()),
+        owner: object
+            .owner_references()
+            .iter()
+            .find(|owner| owner.kind == "DaemonSet")
+            .map(|owner| owner.name.as_str().into()),
         image: image(container, running),
         switch: environment(container),
     })
