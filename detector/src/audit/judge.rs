@@ -39,7 +39,7 @@ pub(super) fn judge(facts: &Facts, now: Timestamp) -> Report {
     }
     findings.extend(facts.live.iter().flat_map(|live| &live.findings).map(diversion));
     let reach = reach::measure(facts);
-    let judged = verdict::judge(facts, &exposure, &findings, &reach);
+    let judged = verdict::judge(facts, &exposure, &findings, &reach, &allowed);
     findings.extend(of_nodes(&exposure, judged.verdict));
     findings.extend(of_gate(&exposure));
     findings.extend(of_holders(&reach, judged.verdict));
