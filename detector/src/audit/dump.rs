@@ -110,6 +110,14 @@ impl Reader<'_> {
     fn file(&mut self, path: &Path) -> Result<(), DumpError> {
         let wrong = |error| DumpError::Io { path: shown(path), error };
         let mut file = BufReader::with_capacity(1 << 16, File::open(path).map_err(wrong)?);
+        // PowerShell writes UTF-16 where it is told nothing else, and a mark in front of UTF-8.
+        let first = file.fill_buf().map_err(wrong)?;
+        if first.starts_with(&[0xfe, 0xff]) || first.starts_with(&[0xff, 0xfe]) {
+            return Err(wrong(io::Error::other("it is UTF-16: write it as UTF-8")));
+        }
+        if first.starts_with(b"\xef\xbb\xbf") {
+            file.consume(3);
+        }
         let is_json = loop {
             let (first, blank) = {
                 let buffer = file.fill_buf().map_err(wrong)?;
@@ -123,6 +131,13 @@ impl Reader<'_> {
             }
         };
         if is_json {
+            // It is read twice, and what comes from a pipe comes once.
+            let regular = file.get_ref().metadata().map_err(wrong)?.is_file();
+            if !regular {
+                return Err(wrong(io::Error::other(
+                    "JSON from a pipe is not read: write it to a file first",
+                )));
+            }
             json::read(self, path, file);
         } else {
             yaml::read(self, path, file).map_err(wrong)?;

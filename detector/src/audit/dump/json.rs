@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -60,8 +60,11 @@ fn list_of(path: &Path) -> Option<String> {
             Ok(kind)
         }
     }
-    let file = File::open(path).ok()?;
-    let mut stream = serde_json::Deserializer::from_reader(BufReader::new(file));
+    let mut file = BufReader::new(File::open(path).ok()?);
+    if file.fill_buf().ok()?.starts_with(b"\xef\xbb\xbf") {
+        file.consume(3);
+    }
+    let mut stream = serde_json::Deserializer::from_reader(file);
     let said = (&mut stream).deserialize_map(KindOnly).ok().flatten();
     let of = said.and_then(|kind| kind.strip_suffix("List").map(str::to_owned));
     of.filter(|kind| !kind.is_empty()).or_else(|| named_after(path).map(str::to_owned))

@@ -50,6 +50,11 @@ fn lists_are_read_however_they_are_indented_and_named() {
         ("a.json", format!(r#"{{"items": [{bare_one}, {bare_two}], "kind": "PodList"}}"#)),
         ("a.json", format!(r#"  {{"kind": "PodList", "items": [{bare_one}, {bare_two}]}}"#)),
         ("pods.json", format!(r#"{{"items": [{bare_one}, {bare_two}]}}"#)),
+        (
+            "a.json",
+            format!("\u{feff}{{\"items\": [{bare_one}, {bare_two}], \"kind\": \"PodList\"}}"),
+        ),
+        ("a.yaml", format!("\u{feff}- {one}\n- {two}\n")),
     ];
     for (name, text) in files {
         let (facts, torn) = read_text(name, &text);
@@ -142,6 +147,38 @@ fn json_that_is_damaged_in_the_middle_is_torn() {
             assert_eq!(torn.len(), 1, "{text}");
             assert!(!facts.sees(Kind::Pods) && !facts.sees(Kind::Roles), "{text}");
         }
+    }
+}
+
+/// A dump that was cleaned up has no uids; what cannot be placed at all costs its kind.
+#[test]
+fn a_pod_without_a_uid_is_a_pod() {
+    let text = |pod: &str| pod.replace(r#", "uid": "one""#, "");
+    let annotated = pod("one", true).replace(
+        r#""uid""#,
+        r#""annotations": {"cni.projectcalico.org/floatingIPs": "[]"}, "uid""#,
+    );
+    let (facts, _) = read_text("a.json", &text(&annotated));
+    assert_eq!((names(&facts), facts.refused.count), (vec!["a/one".to_owned()], 0));
+    assert!(facts.sees(Kind::Pods) && facts.pods[0].marks.is_some());
+    let nowhere = pod("one", true).replace(r#""namespace": "a", "#, "");
+    let (facts, _) = read_text("a.json", &format!("{nowhere}{}", pod("two", true)));
+    assert_eq!(names(&facts), ["a/two"]);
+    assert!(!facts.sees(Kind::Pods));
+}
+
+/// What is said in front of the items ends no list.
+#[test]
+fn a_list_that_says_first_what_it_is_is_cut_all_the_same() {
+    let head = "apiVersion: v1\nkind: List\nitems:\n";
+    let item = "- apiVersion: v1\n  kind: Pod\n  metadata:\n    name: one\n    namespace: a\n    uid: x\n  \
+                spec:\n    containers:\n    - image: i\n      name: c\n    nodeName: n\n  status:\n    \
+                podIP: 10.0.0.1\n    qosClass: Burstable\n";
+    let text = format!("{head}{item}");
+    assert!(read_text("a.yaml", &text).1.is_empty());
+    for (end, _) in text.match_indices('\n').filter(|(at, _)| *at > head.len()) {
+        let cut = &text[..=end];
+        assert_eq!(read_text("a.yaml", cut).1.is_empty(), cut == text, "{cut}");
     }
 }
 

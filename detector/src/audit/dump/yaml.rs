@@ -4,7 +4,7 @@
 //! parsed alone, so that one that is no YAML costs itself only. That is right for what programs write:
 //! nothing within an item can begin where the item itself did.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read as _};
 use std::path::Path;
 
 use serde_json::Value;
@@ -22,8 +22,15 @@ pub(super) fn read(reader: &mut Reader<'_>, path: &Path, mut file: impl BufRead)
     let mut ended = true;
     loop {
         line.clear();
-        if file.read_until(b'\n', &mut line)? == 0 {
+        let limit = u64::try_from(LONGEST).unwrap_or(u64::MAX).saturating_add(1);
+        if file.by_ref().take(limit).read_until(b'\n', &mut line)? == 0 {
             break;
+        }
+        if line.len() > LONGEST && line.last() != Some(&b'\n') {
+            let place = format!("{name} (line {})", splitter.number + 1);
+            reader.tear(place, "has a line that is too long");
+            skip_line(&mut file)?;
+            line.push(b'\n');
         }
         ended = line.last() == Some(&b'\n');
         let text = String::from_utf8_lossy(&line);
@@ -31,6 +38,20 @@ pub(super) fn read(reader: &mut Reader<'_>, path: &Path, mut file: impl BufRead)
     }
     splitter.end_of_file(reader, ended);
     Ok(())
+}
+
+/// Goes to the end of a line without keeping it.
+fn skip_line(file: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let buffer = file.fill_buf()?;
+        let end = buffer.iter().position(|byte| *byte == b'\n');
+        let (over, used) =
+            (end.is_some() || buffer.is_empty(), end.map_or(buffer.len(), |at| at + 1));
+        file.consume(used);
+        if over {
+            return Ok(());
+        }
+    }
 }
 
 /// What of a file is being put together.
@@ -177,9 +198,11 @@ impl Splitter<'_> {
     fn end_of_file(&mut self, reader: &mut Reader<'_>, ended: bool) {
         // kubectl writes what a list is behind its items: where that is missing, so is more.
         let listed = self.is_list && self.head.text.lines().any(|line| line == "items:");
-        let of_list = listed
-            && (self.indent.is_some() || !ended)
-            && value_of(&self.head.text, "kind:").is_none();
+        let within = listed && (self.indent.is_some() || !ended);
+        // Where it is said in front of them, only an item that has its end is the last.
+        let of_list = within
+            && (value_of(&self.head.text, "kind:").is_none()
+                || self.item.as_ref().is_some_and(|item| !has_its_end(item)));
         let in_object = !ended && !self.is_list && parse(&self.head).is_err();
         if of_list || in_object {
             let complete = self.end_of_item(reader, false);
@@ -193,6 +216,24 @@ impl Splitter<'_> {
             }
         }
         self.end_of_document(reader);
+    }
+}
+
+/// Whether an item is there to its end, as far as it can show that itself: in braces it does; of others
+/// the API server writes what is asked for here behind all that is read. Lists of rules or of subjects
+/// show no end.
+fn has_its_end(item: &Chunk) -> bool {
+    let Ok(value) = parse(item) else { return false };
+    if item.text.trim_end().ends_with('}') && item.text.trim_start().starts_with('{') {
+        return true;
+    }
+    match value["kind"].as_str() {
+        Some("Pod") => {
+            value["spec"]["containers"].is_array() && value["status"]["qosClass"].is_string()
+        }
+        Some("Node") => value["status"]["nodeInfo"].is_object(),
+        Some("Service") => value["status"]["loadBalancer"].is_object(),
+        _ => false,
     }
 }
 
