@@ -68,10 +68,10 @@ pub async fn run(args: &AuditArgs, out: &mut dyn Write, err: &mut dyn Write) -> 
     let mut out = std::io::BufWriter::new(out);
     write(args, &report, &mut out)?;
     out.flush()?;
-    for Torn { place } in &torn {
+    for Torn { place, how } in &torn {
         writeln!(
             err,
-            "detector: the dump {place} breaks off: what stands behind it is missing; dump it again"
+            "detector: the dump {place} {how}: what stands behind it is missing; dump it again"
         )?;
     }
     Ok(report.exit_code)

@@ -311,7 +311,10 @@ impl Reader<'_> {
     /// other, and a pod may have come or gone between.
     async fn confirm(mut self, facts: &mut Facts) -> Result<(), CollectError> {
         self.progress.begin("pods again");
-        for (key, addresses) in indicators::doubts(facts).into_iter().take(MOST_DOUBTS) {
+        let mut doubts = indicators::doubts(facts).into_iter();
+        let looked_at: Vec<_> = doubts.by_ref().take(MOST_DOUBTS).collect();
+        facts.unconfirmed = doubts.map(|(key, _)| key).collect();
+        for (key, addresses) in looked_at {
             let api = Api::<Pod>::namespaced(self.client.clone(), key.namespace());
             self.pace.tick().await;
             match api.get_opt(key.name()).await {

@@ -48,11 +48,13 @@ pub(super) enum DumpError {
     Empty(String),
 }
 
-/// A dump that ended in the middle of an object or a list.
+/// A dump that ended, or can be read no further, in the middle of an object or a list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Torn {
     /// The file, and where it ends, for people.
     pub(super) place: String,
+    /// What is wrong with it there.
+    pub(super) how: &'static str,
 }
 
 /// What is known while files are read.
@@ -108,6 +110,14 @@ impl Reader<'_> {
     fn file(&mut self, path: &Path) -> Result<(), DumpError> {
         let wrong = |error| DumpError::Io { path: shown(path), error };
         let mut file = BufReader::with_capacity(1 << 16, File::open(path).map_err(wrong)?);
+        // PowerShell writes UTF-16 where it is told nothing else, and a mark in front of UTF-8.
+        let first = file.fill_buf().map_err(wrong)?;
+        if first.starts_with(&[0xfe, 0xff]) || first.starts_with(&[0xff, 0xfe]) {
+            return Err(wrong(io::Error::other("it is UTF-16: write it as UTF-8")));
+        }
+        if first.starts_with(b"\xef\xbb\xbf") {
+            file.consume(3);
+        }
         let is_json = loop {
             let (first, blank) = {
                 let buffer = file.fill_buf().map_err(wrong)?;
@@ -121,6 +131,13 @@ impl Reader<'_> {
             }
         };
         if is_json {
+            // It is read twice, and what comes from a pipe comes once.
+            let regular = file.get_ref().metadata().map_err(wrong)?.is_file();
+            if !regular {
+                return Err(wrong(io::Error::other(
+                    "JSON from a pipe is not read: write it to a file first",
+                )));
+            }
             json::read(self, path, file);
         } else {
             yaml::read(self, path, file).map_err(wrong)?;
@@ -162,8 +179,8 @@ impl Reader<'_> {
     }
 
     /// Notes that a list of this kind was there, however empty.
-    fn list(&mut self, kind: &str) {
-        self.kinds.extend(object::listed(kind));
+    fn list(&mut self, kind: &str, version: Option<&str>) {
+        self.kinds.extend(object::listed(kind, version));
     }
 
     /// Looks through what is no object.
@@ -184,8 +201,8 @@ impl Reader<'_> {
         }
     }
 
-    fn tear(&mut self, place: String) {
-        self.torn.push(Torn { place });
+    fn tear(&mut self, place: String, how: &'static str) {
+        self.torn.push(Torn { place, how });
     }
 
     fn finish(self) -> Vec<Torn> {
@@ -203,7 +220,7 @@ impl Reader<'_> {
         }
         if let Some(torn) = torn.first() {
             // Whatever came behind it is missing.
-            let why = format!("{} breaks off", torn.place);
+            let why = format!("{} {}", torn.place, torn.how);
             for kind in kinds {
                 gather.saw(kind, Sight::Part(why.clone().into()));
             }
@@ -245,7 +262,7 @@ fn is_objects(path: &Path) -> bool {
 /// What the objects of a file are, by its name: must-gather's lists do not say.
 fn named_after(path: &Path) -> Option<&'static str> {
     let stem = path.file_stem()?.to_str()?;
-    object::KINDS.iter().find(|(_, plural, _)| *plural == stem).map(|(kind, ..)| *kind)
+    object::KINDS.iter().find(|(_, plural, ..)| *plural == stem).map(|(kind, ..)| *kind)
 }
 
 fn shown(path: &Path) -> String {

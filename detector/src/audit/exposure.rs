@@ -75,6 +75,8 @@ pub(super) enum Switch {
     },
     Off {
         by: Box<str>,
+        /// What may say otherwise and cannot be read from here.
+        unless: Option<Box<str>>,
     },
     Unknown {
         why: Box<str>,
@@ -213,9 +215,10 @@ fn presence(facts: &Facts) -> Presence {
 }
 
 fn of_agent(facts: &Facts, agent: &CalicoNode) -> NodeState {
-    let CalicoNode { namespace, name, node, image, switch } = agent;
-    let place = |field| Place::new("pod", Some(namespace), name, field);
-    let version = by_image(facts, image, &place(IMAGE)).unwrap_or_else(|| by_calico(facts));
+    let CalicoNode { namespace, name, node, image, switch, .. } = agent;
+    let place = |field: &str| Place::new("pod", Some(namespace), name, field);
+    let version = by_image(facts, image, &place(IMAGE))
+        .unwrap_or_else(|| by_calico(facts).or_tag(image, place));
     conclude(facts, version, &node.0, switch, Some(place(ENVIRONMENT)))
 }
 
@@ -224,8 +227,9 @@ fn of_node(facts: &Facts, node: &str) -> NodeState {
     let Some(Rollout { namespace, name, image, switch }) = facts.rollouts.first() else {
         return conclude(facts, by_calico(facts), node, &Environment::Silent, None);
     };
-    let place = |field| Place::new("DaemonSet", Some(namespace), name, field);
-    let version = by_image(facts, image, &place(IMAGE)).unwrap_or_else(|| by_calico(facts));
+    let place = |field: &str| Place::new("DaemonSet", Some(namespace), name, field);
+    let version = by_image(facts, image, &place(IMAGE))
+        .unwrap_or_else(|| by_calico(facts).or_tag(image, place));
     conclude(facts, version, node, switch, Some(place(ENVIRONMENT)))
 }
 
@@ -240,13 +244,36 @@ struct Version {
     standing: Standing,
 }
 
+// === impl Version ===
+
+impl Version {
+    /// Where nothing tells the version, the tag that tells none is shown.
+    fn or_tag(mut self, image: &Image, place: impl Fn(&str) -> Place) -> Self {
+        let tag = [Some(&image.asked), image.running.as_ref()];
+        let tag = tag.into_iter().flatten().find_map(|image| taken_apart(image).1);
+        if let (None, Some(tag)) = (&self.by, tag) {
+            let tag = printable(tag, 64);
+            self.by = Some(place(&format!("{IMAGE}, whose tag {tag} is no version")));
+        }
+        self
+    }
+}
+
 /// The version by the tag of an image; `None` where it has none that is a version.
 fn by_image(facts: &Facts, image: &Image, by: &Place) -> Option<Version> {
     [Some(&image.asked), image.running.as_ref()].into_iter().flatten().find_map(|image| {
         let (named, tag) = taken_apart(image);
         let tag = tag?;
         let release = Release::parse(tag)?;
-        let product = named.unwrap_or_else(|| installed(facts));
+        let product = match named {
+            // A registry's folder may be called tigera whatever lies in it, and its versions say
+            // something else there: what was installed is known better.
+            Some(Product::Enterprise) if !is_cnx(image) => {
+                installed(facts).unwrap_or(Product::Enterprise)
+            }
+            Some(named) => named,
+            None => installed(facts).unwrap_or(Product::Calico),
+        };
         Some(Version {
             product,
             text: Some(printable(tag, 64).into()),
@@ -258,7 +285,7 @@ fn by_image(facts: &Facts, image: &Image, by: &Place) -> Option<Version> {
 
 /// The version that Calico wrote about itself, else the operator's: one value for all nodes.
 fn by_calico(facts: &Facts) -> Version {
-    let product = installed(facts);
+    let product = installed(facts).unwrap_or(Product::Calico);
     let version = |text: &str, kind, field| {
         let release = Release::parse(text);
         Version {
@@ -286,15 +313,23 @@ fn by_calico(facts: &Facts) -> Version {
     Version { product, text: None, by: None, standing: Standing::Unknown }
 }
 
-/// The product that Calico or the operator says it is.
-fn installed(facts: &Facts) -> Product {
+/// The product that Calico or the operator says it is, where either says anything.
+fn installed(facts: &Facts) -> Option<Product> {
     let by_calico = facts.information.as_ref().map(|information| information.product);
     let variant = facts.installation.as_ref().map(|installation| &installation.variant);
     match (variant, by_calico) {
-        (Some(variant), _) if !variant.eq_ignore_ascii_case("Calico") => Product::Enterprise,
-        (_, Some(product)) => product,
-        _ => Product::Calico,
+        (Some(variant), _) if !variant.eq_ignore_ascii_case("Calico") => Some(Product::Enterprise),
+        (_, Some(product)) => Some(product),
+        (Some(_), None) => Some(Product::Calico),
+        (None, None) => None,
     }
+}
+
+/// Whether an image has the name that only Calico Enterprise's has.
+fn is_cnx(image: &str) -> bool {
+    let name = image.split_once('@').map_or(image, |(name, _)| name);
+    let last = name.rsplit('/').next().unwrap_or_default();
+    last.split(':').next() == Some("cnx-node")
 }
 
 /// An image's product, where its name tells, and its tag, where it has one.
@@ -353,9 +388,17 @@ fn conclude(
 /// Whether the feature is on, where Felix heeds the switch: its environment wins, then
 /// `FelixConfiguration` of the node, then the one for all (felix/config/config_params.go).
 fn switched(facts: &Facts, node: &str, environment: &Environment, place: Option<Place>) -> Switch {
+    let unless = match environment {
+        Environment::Elsewhere(sources) => {
+            Some(format!("unless {sources} (envFrom of calico-node) sets FELIX_FLOATINGIPS").into())
+        }
+        _ => None,
+    };
     match (environment, place) {
         (Environment::On, Some(by)) => return Switch::On { by },
-        (Environment::Off, Some(by)) => return Switch::Off { by: by.shown().into() },
+        (Environment::Off, Some(by)) => {
+            return Switch::Off { by: by.shown().into(), unless: None };
+        }
         (Environment::Unreadable(why), Some(by)) => {
             return Switch::Unknown { why: format!("{}: {why}", by.shown()).into() };
         }
@@ -366,14 +409,17 @@ fn switched(facts: &Facts, node: &str, environment: &Environment, place: Option<
         let by = || Place::new("FelixConfiguration", None, &name, "spec.floatingIPs");
         match said {
             Some(true) => return Switch::On { by: by() },
-            Some(false) => return Switch::Off { by: by().shown().into() },
+            Some(false) => return Switch::Off { by: by().shown().into(), unless },
             None => {}
         }
     }
     if !facts.sees(Kind::FelixConfigurations) {
         return Switch::Unknown { why: "FelixConfigurations cannot be seen".into() };
     }
-    Switch::Off { by: "Calico's default: no FelixConfiguration sets spec.floatingIPs".into() }
+    Switch::Off {
+        by: "Calico's default: no FelixConfiguration sets spec.floatingIPs".into(),
+        unless,
+    }
 }
 
 /// What the CNI plugin's configuration says; the first place that says anything counts.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use detector_core::claim::{Block, Pool, Service};
 use detector_core::observation::Node;
-use detector_core::workload::{NodeName, Pod};
+use detector_core::workload::{NodeName, Pod, PodKey};
 use jiff::Timestamp;
 
 use crate::policy::Allowed;
@@ -57,6 +57,8 @@ pub(super) struct Facts {
     pub(super) refused: Refused,
     /// Lines of files that are no objects but name what matters.
     pub(super) scraps: Vec<Scrap>,
+    /// Pods whose status is doubted and was not looked at a second time.
+    pub(super) unconfirmed: BTreeSet<PodKey>,
     /// What the tables of the node lead to, by the engine.
     pub(super) live: Option<Live>,
 }
@@ -104,6 +106,8 @@ pub(super) struct Resident {
     /// What is only kept of pods that bear an annotation of the family, or whose status somebody
     /// else than a kubelet wrote.
     pub(super) marks: Option<Box<Marks>>,
+    /// The virtual machine of `KubeVirt`'s that it runs.
+    pub(super) machine: Option<Box<str>>,
 }
 
 /// What was read of a pod that says something of addresses.
@@ -155,6 +159,8 @@ pub(super) struct CalicoNode {
     pub(super) namespace: Box<str>,
     pub(super) name: Box<str>,
     pub(super) node: NodeName,
+    /// The DaemonSet that owns it.
+    pub(super) owner: Option<Box<str>>,
     pub(super) image: Image,
     pub(super) switch: Environment,
 }
@@ -182,6 +188,8 @@ pub(super) enum Environment {
     Silent,
     On,
     Off,
+    /// Nothing itself, but these objects may, which nobody reads here.
+    Elsewhere(Box<str>),
     /// Something that cannot be read from here, or is none of Felix' words.
     Unreadable(Box<str>),
 }
@@ -249,7 +257,19 @@ pub(super) struct Binding {
     /// Whether it refers to a ClusterRole.
     pub(super) to_cluster_role: bool,
     pub(super) role: Box<str>,
-    pub(super) subjects: Vec<Subject>,
+    pub(super) subjects: Vec<Bound>,
+    /// How many subjects it has, with those that are of no kind that RBAC knows.
+    pub(super) all: usize,
+}
+
+/// A subject of a binding.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Bound {
+    pub(super) who: Subject,
+    /// Its place in `subjects`.
+    pub(super) index: usize,
+    /// The same as it is written.
+    pub(super) written: serde_json::Value,
 }
 
 /// Somebody who is given a role.

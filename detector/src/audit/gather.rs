@@ -7,6 +7,9 @@ mod annotations;
 mod calico_node;
 mod rights;
 
+use std::collections::HashSet;
+use std::hash::Hash;
+
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
@@ -35,6 +38,9 @@ pub(super) struct Gather {
     policy: Option<Value>,
     policy_bindings: Vec<Value>,
 }
+
+/// KubeVirt's label for the virtual machine that a pod runs.
+const MACHINE: &str = "vm.kubevirt.io/name";
 
 /// More pods than this in other namespaces are no installation of Calico.
 const MOST_STRANGERS: usize = 10_000;
@@ -71,6 +77,9 @@ impl Gather {
         if facts.rollouts.iter().any(|rollout| at_home(&rollout.namespace)) {
             facts.rollouts.retain(|rollout| at_home(&rollout.namespace));
         }
+        latest(&mut facts.pods, |resident| resident.pod.key.clone());
+        latest(&mut facts.agents, |agent| (agent.namespace.clone(), agent.name.clone()));
+        latest(&mut facts.bindings, |binding| (binding.namespace.clone(), binding.name.clone()));
         facts.guard = guard::judge(policy.as_ref(), &policy_bindings);
         facts
     }
@@ -88,24 +97,24 @@ impl Gather {
         if !placed && marks.is_none() {
             return;
         }
-        let parsed = if placed { parse::pod(object) } else { annotations::without_node(object) };
-        if let Some(mut pod) = self.take(parsed) {
+        if let Some(mut pod) = self.take(Kind::Pods, annotations::read(object)) {
             // Which container it is, nobody asks here.
             pod.sandbox = None;
-            self.facts.pods.push(Resident { pod, marks: marks.map(Box::new) });
+            let machine = object.labels().get(MACHINE).map(|name| name.as_str().into());
+            self.facts.pods.push(Resident { pod, marks: marks.map(Box::new), machine });
         }
     }
 
     pub(super) fn node(&mut self, object: &LeanNode) {
         let os = object.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/os"));
         let windows = os.is_some_and(|os| os == "windows");
-        if let Some(node) = self.take(parse::node(object)) {
+        if let Some(node) = self.take(Kind::Nodes, parse::node(object)) {
             self.facts.nodes.push(Member { node, windows });
         }
     }
 
     pub(super) fn service(&mut self, object: &Service) {
-        let service = self.take(parse::service(object));
+        let service = self.take(Kind::Services, parse::service(object));
         self.facts.services.extend(service);
     }
 
@@ -125,7 +134,7 @@ impl Gather {
     /// The text of one of the places of the CNI plugin's configuration.
     pub(super) fn cni(&mut self, place: usize, text: &str) {
         let parsed = PLACES[place].switches(text);
-        let switches = self.take(Ok(parsed));
+        let switches = self.take(Kind::CniConfig, Ok(parsed));
         // A second copy in a dump does not switch off what the first has on.
         let on = |place: &Option<crate::source::cluster::cni::Switches>| {
             place.is_some_and(|switches| switches.floating_ips == Switch::On)
@@ -137,7 +146,8 @@ impl Gather {
 
     pub(super) fn cluster_information(&mut self, object: &DynamicObject) {
         if object.name_any() == "default"
-            && let Some(Some(information)) = self.take(Ok(version::information(object)))
+            && let Some(Some(information)) =
+                self.take(Kind::ClusterInformation, Ok(version::information(object)))
         {
             self.facts.information = Some(information);
         }
@@ -157,18 +167,18 @@ impl Gather {
     }
 
     pub(super) fn felix(&mut self, object: &DynamicObject) {
-        if let Some(settings) = self.take(Ok(felix::settings(object))) {
+        if let Some(settings) = self.take(Kind::FelixConfigurations, Ok(felix::settings(object))) {
             self.facts.felix.insert(object.name_any().into(), settings);
         }
     }
 
     pub(super) fn pool(&mut self, object: &DynamicObject) {
-        let pool = self.take(parse::pool(object));
+        let pool = self.take(Kind::IpPools, parse::pool(object));
         self.facts.pools.extend(pool);
     }
 
     pub(super) fn block(&mut self, object: &DynamicObject) {
-        let block = self.take(parse::any_block(object)).flatten();
+        let block = self.take(Kind::IpamBlocks, parse::any_block(object)).flatten();
         self.facts.blocks.extend(block);
     }
 
@@ -188,6 +198,10 @@ impl Gather {
     }
 
     pub(super) fn role(&mut self, object: &Role) {
+        if object.namespace().is_none() {
+            let why = format!("role {} has no namespace", shown(object));
+            self.saw(Kind::Roles, Sight::Part(why.into()));
+        }
         self.facts.roles.extend(rights::role(object));
     }
 
@@ -215,17 +229,30 @@ impl Gather {
         }
     }
 
-    /// What could be taken of an object; the rest is noted.
-    fn take<T>(&mut self, parsed: Result<Parsed<T>, Rejection>) -> Option<T> {
+    /// What could be taken of an object; the rest is noted, and where that is all of it, that its kind
+    /// was not seen wholly.
+    fn take<T>(&mut self, kind: Kind, parsed: Result<Parsed<T>, Rejection>) -> Option<T> {
         let (value, rejections) = match parsed {
             Ok(Parsed { value, rejections }) => (Some(value), rejections),
-            Err(rejection) => (None, vec![rejection]),
+            Err(rejection) => {
+                self.saw(kind, Sight::Part(rejection.to_string().into()));
+                (None, vec![rejection])
+            }
         };
         for rejection in rejections {
             self.facts.refused.note(rejection.to_string());
         }
         value
     }
+}
+
+/// Leaves of each object what was read of it last: a list that expired goes on with what is there by
+/// then, and where pods of all namespaces were refused in the middle, those of each are read again.
+fn latest<T, K: Hash + Eq>(objects: &mut Vec<T>, key: impl Fn(&T) -> K) {
+    let mut seen = HashSet::with_capacity(objects.len());
+    let mut keep: Vec<bool> = objects.iter().rev().map(|object| seen.insert(key(object))).collect();
+    // `retain` goes from the front.
+    objects.retain(|_| keep.pop().unwrap_or(true));
 }
 
 /// An object's namespace and name, for people.

@@ -107,8 +107,8 @@ impl Ground<'_> {
     fn acts(&self, pod: &Pod) -> Option<bool> {
         match &self.node(pod)?.switch {
             Switch::Missing | Switch::On { .. } => Some(true),
-            Switch::Off { .. } => Some(false),
-            Switch::Unknown { .. } => None,
+            Switch::Off { unless: None, .. } => Some(false),
+            Switch::Off { .. } | Switch::Unknown { .. } => None,
         }
     }
 

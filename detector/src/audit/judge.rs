@@ -39,7 +39,7 @@ pub(super) fn judge(facts: &Facts, now: Timestamp) -> Report {
     }
     findings.extend(facts.live.iter().flat_map(|live| &live.findings).map(diversion));
     let reach = reach::measure(facts);
-    let judged = verdict::judge(facts, &exposure, &findings, &reach);
+    let judged = verdict::judge(facts, &exposure, &findings, &reach, &allowed);
     findings.extend(of_nodes(&exposure, judged.verdict));
     findings.extend(of_gate(&exposure));
     findings.extend(of_holders(&reach, judged.verdict));
@@ -152,7 +152,8 @@ fn switch_words(switch: &Switch) -> (&'static str, Box<str>) {
     match switch {
         Switch::Missing => ("missing", "this version has no switch".into()),
         Switch::On { by } => ("on", by.shown().into()),
-        Switch::Off { by } => ("off", by.clone()),
+        Switch::Off { by, unless: None } => ("off", by.clone()),
+        Switch::Off { by, unless: Some(unless) } => ("off", format!("{by}, {unless}").into()),
         Switch::Unknown { why } => ("unknown", why.clone()),
     }
 }
@@ -171,7 +172,7 @@ fn of_nodes(exposure: &Exposure, verdict: Verdict) -> Vec<Finding> {
 /// every Felix has a switch that is off, it lets pods be made that then get nothing.
 fn of_gate(exposure: &Exposure) -> Option<Finding> {
     let place = exposure.gate.on.as_ref()?;
-    let off = |state: &NodeState| matches!(state.switch, Switch::Off { .. });
+    let off = |state: &NodeState| matches!(state.switch, Switch::Off { unless: None, .. });
     let harmless = !exposure.nodes.is_empty() && exposure.nodes.values().all(off);
     Some(Finding {
         rule: Rule::SwitchedOn,
@@ -237,6 +238,12 @@ fn of_alike(nodes: &[(&str, &NodeState)], verdict: Verdict) -> Option<Finding> {
             Level::Note,
             format!("whether floating IPs are on {place} cannot be told: {why}"),
             "detector audit with the rights of deploy/audit-rbac.yaml".to_owned(),
+        ),
+        Switch::Off { by, unless: Some(unless) } => (
+            Rule::UnknownSwitch,
+            Level::Low,
+            format!("floating IPs are off {place} ({by}), {unless}"),
+            "look at what the envFrom of calico-node names".to_owned(),
         ),
         Switch::Off { .. } => return None,
     };

@@ -244,7 +244,7 @@ fn feature(node: &NodeName, exposure: &Exposure) -> Feature {
     let Some(state) = exposure.on(&node.0) else { return Feature::Unknown };
     match &state.switch {
         Switch::On { by } => Feature::Enabled { by: by.shown().into() },
-        Switch::Off { by } => Feature::Disabled { by: by.clone() },
+        Switch::Off { by, .. } => Feature::Disabled { by: by.clone() },
         Switch::Unknown { .. } => Feature::Unknown,
         Switch::Missing => match exposure.gate.floating_ips {
             Some(true) => Feature::Enabled { by: exposure.gate.by.clone() },

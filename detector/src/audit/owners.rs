@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use detector_core::claim::{Allocation, Pool};
 use detector_core::workload::{Pod, PodKey};
 
-use super::facts::{Facts, Kind};
+use super::facts::Facts;
 
 /// An index over the facts.
 pub(super) struct Owners<'a> {
@@ -73,9 +73,10 @@ impl<'a> Owners<'a> {
     /// Whether IPAM's blocks are those by which pods have their addresses: another IPAM may be in use
     /// beside what is left of Calico's.
     fn are_recorded(&self, facts: &Facts) -> bool {
-        if facts.blocks.is_empty() || !facts.sees(Kind::IpamBlocks) {
+        if facts.blocks.is_empty() {
             return false;
         }
+        // A record that was read counts whatever else was not.
         let (mut shown, mut agreed) = (0_usize, 0_usize);
         for resident in facts.pods.iter().filter(|resident| owns_addresses(&resident.pod)) {
             for address in &resident.pod.addresses {

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use detector_core::policy::AllowList;
 
 use super::exposure::{Exposure, NodeState, Standing, Switch};
-use super::facts::{Facts, Guard};
+use super::facts::{CalicoNode, Facts, Guard};
 use super::guard;
-use super::report::{Finding, Level, Reach, Rule, Step};
+use super::report::{Finding, Level, Object, Reach, Rule, Step};
 use super::shell::word;
 use crate::source::cluster::parse::{FLOATING_IPS, SOURCE_PREFIXES};
 use crate::source::cluster::version::Product;
@@ -31,7 +31,7 @@ pub(super) fn steps(
     if open {
         steps.extend(install_policy(facts, allowed));
         steps.extend(tighten(reach));
-        steps.extend(switch_off(exposure, findings));
+        steps.extend(switch_off(facts, exposure, findings));
     }
     steps.extend(upgrade(exposure));
     steps
@@ -40,7 +40,7 @@ pub(super) fn steps(
 /// The first release with the fix that is nearest to what a node runs.
 pub(super) fn fixed_release(state: &NodeState) -> String {
     let version = state.version.as_deref().unwrap_or_default();
-    let on = |line: &str| version.trim_start_matches('v').starts_with(line);
+    let on = |line: &str| version.trim_start_matches(['v', 'V']).starts_with(line);
     let (product, nearest) = match state.product {
         Product::Calico if on("3.20.") => {
             ("Calico", "v3.20.5 or, better, a release that is maintained")
@@ -116,8 +116,11 @@ fn end_forgeries(findings: &[Finding]) -> Option<Step> {
 }
 
 fn install_policy(facts: &Facts, allowed: &AllowList) -> Option<Step> {
-    if matches!(facts.guard, Guard::Stands { .. }) {
-        return None;
+    if let Guard::Stands { except } = &facts.guard {
+        let named = |name: &str| allowed.entries().iter().any(|e| *e.namespace == *name);
+        if except.iter().all(|name| named(name)) {
+            return None;
+        }
     }
     let except: BTreeSet<Box<str>> =
         allowed.entries().iter().map(|entry| entry.namespace.clone()).collect();
@@ -157,7 +160,7 @@ fn tighten(reach: &Reach) -> Option<Step> {
     })
 }
 
-fn switch_off(exposure: &Exposure, findings: &[Finding]) -> Option<Step> {
+fn switch_off(facts: &Facts, exposure: &Exposure, findings: &[Finding]) -> Option<Step> {
     let used = findings
         .iter()
         .any(|finding| finding.rule == Rule::FloatingIps && finding.level == Level::Note);
@@ -176,10 +179,21 @@ fn switch_off(exposure: &Exposure, findings: &[Finding]) -> Option<Step> {
                 )),
                 // A pod has its environment from its DaemonSet.
                 (kind, Some(Some(namespace))) => {
-                    let name = if kind == "DaemonSet" { &*name } else { "calico-node" };
-                    Some(format!(
-                        "kubectl set env --namespace {namespace} daemonset/{name} FELIX_FLOATINGIPS-"
-                    ))
+                    let name = if kind == "DaemonSet" {
+                        Some(name)
+                    } else {
+                        rollout_of(facts, &by.object).and_then(|name| word(&name))
+                    };
+                    Some(match name {
+                        Some(name) => format!(
+                            "kubectl set env --namespace {namespace} daemonset/{name} \
+                             FELIX_FLOATINGIPS-"
+                        ),
+                        None => format!(
+                            "# take FELIX_FLOATINGIPS out of what makes the pods of calico-node in \
+                             namespace {namespace}"
+                        ),
+                    })
                 }
                 _ => None,
             }
@@ -190,6 +204,17 @@ fn switch_off(exposure: &Exposure, findings: &[Finding]) -> Option<Step> {
         why: "no approved use of them was seen".into(),
         commands: commands.into_iter().collect(),
     })
+}
+
+/// The DaemonSet that a pod of calico-node is of: the only one in its namespace, else its owner.
+fn rollout_of(facts: &Facts, pod: &Object) -> Option<String> {
+    let namespace = pod.namespace.as_deref()?;
+    let mut rollouts = facts.rollouts.iter().filter(|rollout| *rollout.namespace == *namespace);
+    if let (Some(rollout), None) = (rollouts.next(), rollouts.next()) {
+        return Some(rollout.name.to_string());
+    }
+    let is = |agent: &&CalicoNode| *agent.namespace == *namespace && *agent.name == *pod.name;
+    facts.agents.iter().find(is)?.owner.as_deref().map(str::to_owned)
 }
 
 fn upgrade(exposure: &Exposure) -> Option<Step> {

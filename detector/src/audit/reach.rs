@@ -8,9 +8,9 @@
 mod close;
 mod system;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::facts::{Asks, Binding, Facts, Kind, Role, Rule, Selector, Subject};
+use super::facts::{Asks, Binding, Bound, Facts, Kind, Role, Rule, Selector, Subject};
 use super::report::{Holder, Object, Reach};
 use crate::text::printable;
 
@@ -76,16 +76,30 @@ pub(super) fn measure(facts: &Facts) -> Reach {
     let roles: HashMap<(Option<&str>, &str), &Role> =
         facts.roles.iter().map(|role| ((role.namespace.as_deref(), &*role.name), role)).collect();
     let namespaces = facts.sees(Kind::Namespaces).then_some(facts.namespaces.len());
-    let mut holders = Vec::new();
-    for binding in &facts.bindings {
+    let bound = facts.bindings.iter().filter_map(|binding| {
         let scope = if binding.to_cluster_role { None } else { binding.namespace.as_deref() };
-        let Some(role) = roles.get(&(scope, &*binding.role)) else { continue };
+        let role = roles.get(&(scope, &*binding.role))?;
         let given = Given::by(role, &facts.roles);
-        if given.rights.is_empty() {
-            continue;
+        (!given.rights.is_empty()).then_some((binding, given))
+    });
+    let bound: Vec<(&Binding, Given<'_>)> = bound.collect();
+    // What the cluster's own live by, themselves or by aggregation, is not to be changed.
+    let mut needed: HashSet<(Option<&str>, &str)> = HashSet::new();
+    for (binding, given) in &bound {
+        if binding.subjects.iter().any(|subject| given.system(binding, &subject.who).is_some()) {
+            needed.insert((given.role.namespace.as_deref(), &given.role.name));
+            needed.extend(given.aggregated_from.iter().map(|name| (None, *name)));
         }
-        for (index, subject) in binding.subjects.iter().enumerate() {
-            holders.push(given.to(binding, index, subject, namespaces));
+    }
+    let mut holders = Vec::new();
+    for (binding, given) in &bound {
+        let tenants = binding.subjects.iter();
+        let tenants: Vec<&Bound> =
+            tenants.filter(|subject| given.system(binding, &subject.who).is_none()).collect();
+        let needed = needed.contains(&(given.role.namespace.as_deref(), &*given.role.name));
+        let close = close::command(given.role, given.own && !needed, binding, &tenants);
+        for subject in &binding.subjects {
+            holders.push(given.to(binding, &subject.who, close.as_deref(), namespaces));
         }
     }
     holders.sort_by(|a, b| {
@@ -117,12 +131,7 @@ struct Given<'a> {
 
 impl<'a> Given<'a> {
     fn by(role: &'a Role, all: &'a [Role]) -> Self {
-        let sources = all.iter().filter(|other| {
-            other.namespace.is_none()
-                && other.name != role.name
-                && role.aggregates.iter().any(|selector| selects(selector, other))
-        });
-        let sources: Vec<&Role> = sources.filter(|other| !other.rules.is_empty()).collect();
+        let sources = sources(role, all);
         let from = sources.iter().flat_map(|other| &other.rules);
         // What the controller has copied stands in the role's own rules too.
         let copied = |rule: &Rule| {
@@ -148,11 +157,16 @@ impl<'a> Given<'a> {
         }
     }
 
+    /// Why a subject has it, where that is as it should be.
+    fn system(&self, binding: &Binding, subject: &Subject) -> Option<&'static str> {
+        system::why(subject, self.everything && binding.namespace.is_none())
+    }
+
     fn to(
         &self,
         binding: &Binding,
-        index: usize,
         subject: &Subject,
+        close: Option<&str>,
         namespaces: Option<usize>,
     ) -> Holder {
         let shown = |text: &str| -> Box<str> { printable(text, NAME).into() };
@@ -167,12 +181,8 @@ impl<'a> Given<'a> {
                 ("ServiceAccount", shown(&format!("{namespace}/{name}")))
             }
         };
-        let everything = self.everything && binding.namespace.is_none();
-        let system = system::why(subject, everything);
-        let close = match &system {
-            None => close::command(self.role, self.own, binding, index),
-            Some(_) => None,
-        };
+        let system = self.system(binding, subject);
+        let close = close.filter(|_| system.is_none()).map(Into::into);
         Holder {
             kind,
             subject: name,
@@ -221,6 +231,26 @@ impl<'a> Given<'a> {
         let limit = if self.only.is_empty() { 0 } else { 10 };
         (who + far + what - limit).min(100)
     }
+}
+
+/// The roles whose rules a role takes over, and those whose rules they take over in turn.
+fn sources<'a>(role: &'a Role, all: &'a [Role]) -> Vec<&'a Role> {
+    let mut seen: HashSet<&str> = HashSet::from([&*role.name]);
+    let (mut found, mut next) = (Vec::new(), vec![role]);
+    while let Some(role) = next.pop() {
+        if role.aggregates.is_empty() {
+            continue;
+        }
+        for other in all.iter().filter(|other| other.namespace.is_none()) {
+            let taken = role.aggregates.iter().any(|selector| selects(selector, other));
+            if taken && seen.insert(&other.name) {
+                found.push(other);
+                next.push(other);
+            }
+        }
+    }
+    found.retain(|role| !role.rules.is_empty());
+    found
 }
 
 /// Whether a selector takes a role, by its labels.

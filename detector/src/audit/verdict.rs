@@ -1,5 +1,9 @@
 //! The verdict, each with its reasons and the next command (pure).
 
+use std::collections::BTreeSet;
+
+use detector_core::policy::AllowList;
+
 use super::exposure::{Exposure, NodeState, Presence, Switch};
 use super::facts::{Facts, Guard, Kind};
 use super::report::{Finding, Level, Reach, Verdict};
@@ -20,6 +24,7 @@ pub(super) fn judge(
     exposure: &Exposure,
     findings: &[Finding],
     reach: &Reach,
+    allowed: &AllowList,
 ) -> Judged {
     let hits: Vec<&Finding> =
         findings.iter().filter(|f| f.in_force && f.level >= Level::High).collect();
@@ -48,11 +53,27 @@ pub(super) fn judge(
                 kinds.join(", ")
             )])
         }
-        Presence::Present => with_calico(facts, exposure, reach),
+        Presence::Present => with_calico(facts, exposure, reach, allowed),
     }
 }
 
-fn with_calico(facts: &Facts, exposure: &Exposure, reach: &Reach) -> Judged {
+/// The namespaces that the admission policy leaves out although neither the allow-list in force names
+/// them nor everybody but the cluster's own is kept from their pods.
+fn left_out<'a>(
+    except: &'a BTreeSet<Box<str>>,
+    reach: &Reach,
+    allowed: &AllowList,
+) -> Vec<&'a str> {
+    let named = |namespace: &str| allowed.entries().iter().any(|e| *e.namespace == *namespace);
+    let covered = |namespace: &str| {
+        let mut tenants = reach.holders.iter().filter(|holder| holder.system.is_none());
+        tenants.any(|holder| holder.namespace.as_deref().is_none_or(|own| own == namespace))
+    };
+    let names = except.iter().map(|name| &**name);
+    names.filter(|name| !named(name) && (!reach.complete || covered(name))).collect()
+}
+
+fn with_calico(facts: &Facts, exposure: &Exposure, reach: &Reach, allowed: &AllowList) -> Judged {
     let open: Vec<&NodeState> = exposure.nodes.values().filter(|node| node.is_open()).collect();
     let pods = facts.sees(Kind::Pods);
     let blind = || "pods could not all be seen, so no indicator can be ruled out".to_owned();
@@ -71,11 +92,18 @@ fn with_calico(facts: &Facts, exposure: &Exposure, reach: &Reach) -> Judged {
             return undetermined(facts, vec![blind()]);
         }
         let by = exposure.nodes.values().find_map(|node| match &node.switch {
-            Switch::Off { by } => Some(by),
+            Switch::Off { by, unless } => Some((by, unless)),
             _ => None,
         });
-        let reason = match by {
-            Some(by) => format!(
+        let unless = exposure.nodes.values().find_map(|node| match &node.switch {
+            Switch::Off { by, unless: unless @ Some(_) } => Some((by, unless)),
+            _ => None,
+        });
+        let reason = match unless.or(by) {
+            Some((by, Some(unless))) => format!(
+                "every node runs a version with the fix, and floating IPs are off ({by}), {unless}"
+            ),
+            Some((by, None)) => format!(
                 "every node runs a version with the fix, and floating IPs are off ({by}); keep them so"
             ),
             None => "calico-node runs on no node that was seen".into(),
@@ -85,6 +113,7 @@ fn with_calico(facts: &Facts, exposure: &Exposure, reach: &Reach) -> Judged {
     let mut reasons = why_open(&open, exposure);
     if let Guard::Stands { except } = &facts.guard
         && pods
+        && left_out(except, reach, allowed).is_empty()
     {
         let but = if except.is_empty() {
             String::new()
@@ -111,6 +140,15 @@ fn with_calico(facts: &Facts, exposure: &Exposure, reach: &Reach) -> Judged {
     });
     if let Guard::Ineffective(why) = &facts.guard {
         reasons.push(format!("the admission policy does not count: {why}"));
+    }
+    if let Guard::Stands { except } = &facts.guard {
+        let names = left_out(except, reach, allowed);
+        if !names.is_empty() {
+            reasons.push(format!(
+                "the admission policy leaves out namespaces that the allow-list does not name: {}",
+                names.join(", ")
+            ));
+        }
     }
     if !pods {
         reasons.push(blind());
@@ -161,9 +199,12 @@ fn guarded(reasons: Vec<String>, next: &str) -> Judged {
 /// What lets the next audit see more.
 fn undetermined(facts: &Facts, reasons: Vec<String>) -> Judged {
     let next = if facts.offline {
-        "kubectl get pods,nodes,services,configmaps,daemonsets,clusterroles,roles,clusterrolebindings,\
-         rolebindings,clusterinformations,felixconfigurations,ippools,ipamblocks --all-namespaces \
-         --show-managed-fields --output yaml > cluster.yaml"
+        // By two lists: kubectl gives nothing of one in which the server lacks a kind.
+        "kubectl get pods,nodes,services,configmaps,namespaces,daemonsets,clusterroles,roles,\
+         clusterrolebindings,rolebindings --all-namespaces --show-managed-fields --output yaml > \
+         cluster.yaml; for kind in clusterinformations felixconfigurations ippools ipamblocks \
+         installations.operator.tigera.io floatingipallowances validatingadmissionpolicies \
+         validatingadmissionpolicybindings; do kubectl get $kind --output yaml > $kind.yaml; done"
     } else {
         "kubectl apply --filename deploy/audit-rbac.yaml"
     };

@@ -47,7 +47,14 @@ pub(crate) fn calico(images: [&str; 2]) -> Vec<Value> {
 
 /// The pods of calico-node in a namespace, and their DaemonSet.
 pub(crate) fn calico_nodes(namespace: &str, images: [&str; 2]) -> Vec<Value> {
-    let container = |image: &str| json!({ "name": "calico-node", "image": image });
+    // As Calico's own manifest and its operator have it.
+    let endpoint = json!({ "name": "kubernetes-services-endpoint", "optional": true });
+    let container = |image: &str| {
+        json!({
+            "name": "calico-node", "image": image,
+            "envFrom": [{ "configMapRef": endpoint }],
+        })
+    };
     let agent = |node: &str, image: &str| {
         let mut pod = pretend::pod(namespace, &format!("calico-node-{node}"), node);
         pod["spec"]["hostNetwork"] = json!(true);

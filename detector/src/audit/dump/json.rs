@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -21,11 +21,13 @@ pub(super) fn read(reader: &mut Reader<'_>, path: &Path, file: impl Read) {
             Ok(()) => {}
             // A value had begun: what stands before it, or behind the last, was looked at.
             Err(error) if error.is_eof() => {
-                place.reader.tear(format!("{name} (line {})", error.line()));
+                place.reader.tear(format!("{name} (line {})", error.line()), "breaks off");
                 return;
             }
             Err(error) => {
                 let why = format!("cannot be read as JSON (line {}): {error}", error.line());
+                // Nobody can say what stands behind it.
+                place.reader.tear(format!("{name} (line {})", error.line()), "is damaged");
                 place.fall_back(&why);
                 return;
             }
@@ -58,8 +60,11 @@ fn list_of(path: &Path) -> Option<String> {
             Ok(kind)
         }
     }
-    let file = File::open(path).ok()?;
-    let mut stream = serde_json::Deserializer::from_reader(BufReader::new(file));
+    let mut file = BufReader::new(File::open(path).ok()?);
+    if file.fill_buf().ok()?.starts_with(b"\xef\xbb\xbf") {
+        file.consume(3);
+    }
+    let mut stream = serde_json::Deserializer::from_reader(file);
     let said = (&mut stream).deserialize_map(KindOnly).ok().flatten();
     let of = said.and_then(|kind| kind.strip_suffix("List").map(str::to_owned));
     of.filter(|kind| !kind.is_empty()).or_else(|| named_after(path).map(str::to_owned))
@@ -127,7 +132,8 @@ impl<'de> Visitor<'de> for Top<'_, '_, '_> {
         }
         if is_list {
             if let Some(kind) = own.get("kind").and_then(Value::as_str) {
-                self.0.reader.list(kind);
+                let version = own.get("apiVersion").and_then(Value::as_str);
+                self.0.reader.list(kind, version);
             }
         } else {
             self.0.object(Value::Object(own));

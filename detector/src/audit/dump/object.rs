@@ -13,36 +13,49 @@ use serde_json::Value;
 
 use crate::audit::facts::Kind;
 use crate::audit::gather::{Gather, shown};
-use crate::source::cluster::LeanNode;
 use crate::source::cluster::cni::PLACES;
+use crate::source::cluster::{LeanNode, object as cluster_object};
 use crate::text::printable;
 
-/// The kinds that are read: as objects name them, as paths do, and what they are to an audit.
-pub(super) const KINDS: [(&str, &str, Kind); 19] = [
-    ("Pod", "pods", Kind::Pods),
-    ("Node", "nodes", Kind::Nodes),
-    ("Service", "services", Kind::Services),
-    ("ConfigMap", "configmaps", Kind::CniConfig),
-    ("Namespace", "namespaces", Kind::Namespaces),
-    ("DaemonSet", "daemonsets", Kind::DaemonSets),
-    ("ClusterInformation", "clusterinformations", Kind::ClusterInformation),
-    ("FelixConfiguration", "felixconfigurations", Kind::FelixConfigurations),
-    ("IPPool", "ippools", Kind::IpPools),
-    ("IPAMBlock", "ipamblocks", Kind::IpamBlocks),
-    ("Installation", "installations", Kind::Installation),
-    ("FloatingIPAllowance", "floatingipallowances", Kind::Allowances),
-    ("ClusterRole", "clusterroles", Kind::ClusterRoles),
-    ("Role", "roles", Kind::Roles),
-    ("ClusterRoleBinding", "clusterrolebindings", Kind::ClusterRoleBindings),
-    ("RoleBinding", "rolebindings", Kind::RoleBindings),
-    ("ValidatingAdmissionPolicy", "validatingadmissionpolicies", Kind::AdmissionPolicies),
+const RBAC: &str = "rbac.authorization.k8s.io";
+const ADMISSION: &str = "admissionregistration.k8s.io";
+
+/// Calico's API server has the group itself, its CustomResourceDefinitions one below.
+const CALICO: &str = "projectcalico.org";
+
+/// The kinds that are read: as objects name them, as paths do, their group, and what they are to an
+/// audit.
+pub(super) const KINDS: [(&str, &str, &str, Kind); 19] = [
+    ("Pod", "pods", "", Kind::Pods),
+    ("Node", "nodes", "", Kind::Nodes),
+    ("Service", "services", "", Kind::Services),
+    ("ConfigMap", "configmaps", "", Kind::CniConfig),
+    ("Namespace", "namespaces", "", Kind::Namespaces),
+    ("DaemonSet", "daemonsets", "apps", Kind::DaemonSets),
+    ("ClusterInformation", "clusterinformations", CALICO, Kind::ClusterInformation),
+    ("FelixConfiguration", "felixconfigurations", CALICO, Kind::FelixConfigurations),
+    ("IPPool", "ippools", CALICO, Kind::IpPools),
+    ("IPAMBlock", "ipamblocks", CALICO, Kind::IpamBlocks),
+    ("Installation", "installations", "operator.tigera.io", Kind::Installation),
+    ("FloatingIPAllowance", "floatingipallowances", cluster_object::GROUP, Kind::Allowances),
+    ("ClusterRole", "clusterroles", RBAC, Kind::ClusterRoles),
+    ("Role", "roles", RBAC, Kind::Roles),
+    ("ClusterRoleBinding", "clusterrolebindings", RBAC, Kind::ClusterRoleBindings),
+    ("RoleBinding", "rolebindings", RBAC, Kind::RoleBindings),
+    (
+        "ValidatingAdmissionPolicy",
+        "validatingadmissionpolicies",
+        ADMISSION,
+        Kind::AdmissionPolicies,
+    ),
     (
         "ValidatingAdmissionPolicyBinding",
         "validatingadmissionpolicybindings",
+        ADMISSION,
         Kind::AdmissionPolicies,
     ),
     // What OpenShift and `oc adm inspect` call a namespace.
-    ("Project", "projects", Kind::Namespaces),
+    ("Project", "projects", "project.openshift.io", Kind::Namespaces),
 ];
 
 /// What a value turned out to be.
@@ -69,24 +82,35 @@ pub(super) fn take(gather: &mut Gather, value: &Value) -> Taken {
         }
         return Taken::Nothing;
     };
-    let group = value["apiVersion"].as_str().and_then(|version| version.split_once('/'));
-    let calico = group.is_none_or(|(group, _)| group.contains("projectcalico.org"));
-    let known = KINDS.iter().find(|(name, ..)| *name == kind);
-    match known {
-        // Others have kinds of these names too.
-        Some((_, _, Kind::IpPools | Kind::FelixConfigurations)) if !calico => Taken::Foreign,
-        Some((_, _, of)) => {
+    match known(kind, value["apiVersion"].as_str()) {
+        Some(of) => {
             let text = |field: &str| value["metadata"][field].as_str().unwrap_or_default();
-            Taken::Object(*of, format!("{kind} {}/{}", text("namespace"), text("name")))
+            Taken::Object(of, format!("{kind} {}/{}", text("namespace"), text("name")))
         }
         None => Taken::Foreign,
     }
 }
 
+/// What objects of a kind are to an audit. Others have kinds of the same names, in groups of theirs;
+/// must-gather's items may have none.
+fn known(kind: &str, version: Option<&str>) -> Option<Kind> {
+    let group = version.map(|version| version.split_once('/').map_or("", |(group, _)| group));
+    let (_, _, own, of) = KINDS.iter().find(|(name, ..)| *name == kind)?;
+    let is = group.is_none_or(|group| {
+        let below = group.strip_suffix(CALICO).is_some_and(|rest| rest.ends_with('.'));
+        group == *own || (*own == CALICO && below)
+    });
+    is.then_some(*of)
+}
+
+/// What a kind is to an audit, by its name alone.
+pub(super) fn named(kind: &str) -> Option<Kind> {
+    known(kind, None)
+}
+
 /// The kind that a list says it is of, such as `PodList`.
-pub(super) fn listed(kind: &str) -> Option<Kind> {
-    let of = kind.strip_suffix("List")?;
-    KINDS.iter().find(|(name, ..)| *name == of).map(|(_, _, kind)| *kind)
+pub(super) fn listed(kind: &str, version: Option<&str>) -> Option<Kind> {
+    known(kind.strip_suffix("List")?, version)
 }
 
 /// Adds an object to what is known.

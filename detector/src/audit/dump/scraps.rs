@@ -34,11 +34,8 @@ pub(super) fn look(gather: &mut Gather, place: &str, first: usize, text: &str) -
         Some(namespace) => format!("{namespace}/{name}"),
         None => name,
     });
-    let kind = match value("kind").as_deref() {
-        Some("Pod") => Some(Kind::Pods),
-        Some("ConfigMap") => Some(Kind::CniConfig),
-        _ => None,
-    };
+    let kind =
+        value("kind").and_then(|kind| super::object::named(kind.trim_end_matches([',', '"'])));
     let mut annotations = 0;
     for (number, line) in (first.max(1)..).zip(text.lines()) {
         // The CNI plugin writes its own two to each pod.

@@ -50,6 +50,11 @@ fn lists_are_read_however_they_are_indented_and_named() {
         ("a.json", format!(r#"{{"items": [{bare_one}, {bare_two}], "kind": "PodList"}}"#)),
         ("a.json", format!(r#"  {{"kind": "PodList", "items": [{bare_one}, {bare_two}]}}"#)),
         ("pods.json", format!(r#"{{"items": [{bare_one}, {bare_two}]}}"#)),
+        (
+            "a.json",
+            format!("\u{feff}{{\"items\": [{bare_one}, {bare_two}], \"kind\": \"PodList\"}}"),
+        ),
+        ("a.yaml", format!("\u{feff}- {one}\n- {two}\n")),
     ];
     for (name, text) in files {
         let (facts, torn) = read_text(name, &text);
@@ -101,6 +106,92 @@ fn a_kind_of_somebody_elses_with_a_known_name_is_not_taken() {
     {
         assert_eq!(read_text("a.json", &pool(group)).0.pools.len(), taken, "{group}");
     }
+}
+
+/// Crossplane, Knative, Longhorn and Rancher name their kinds like others.
+#[test]
+fn a_kind_is_one_of_its_group() {
+    let object = |version: &str, kind: &str| {
+        format!(r#"{{"apiVersion": "{version}", "kind": "{kind}", "metadata": {{"name": "a"}}}}"#)
+    };
+    for (version, kind, taken) in [
+        ("iam.aws.crossplane.io/v1", "Role", None),
+        ("iam.aws.crossplane.io/v1", "RoleList", None),
+        ("serving.knative.dev/v1", "Service", None),
+        ("longhorn.io/v1beta2", "Node", None),
+        ("management.cattle.io/v3", "Project", None),
+        ("project.openshift.io/v1", "Project", Some(Kind::Namespaces)),
+        ("rbac.authorization.k8s.io/v1", "RoleList", Some(Kind::Roles)),
+        ("v1", "Node", Some(Kind::Nodes)),
+    ] {
+        let text = object(version, kind).replace("}}", r#"}, "items": []}"#);
+        let list = kind.ends_with("List");
+        let text = if list { text } else { object(version, kind) };
+        let (facts, _) = read_text("a.json", &format!("{text}{}", pod("one", true)));
+        let seen: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| facts.sees(*kind)).collect();
+        let mut expected: Vec<Kind> = [Some(Kind::Pods), taken].into_iter().flatten().collect();
+        expected.sort_unstable();
+        assert_eq!(seen, expected, "{version} {kind}");
+    }
+}
+
+/// What stands behind a byte that is no JSON is not read, so nothing counts as seen wholly.
+#[test]
+fn json_that_is_damaged_in_the_middle_is_torn() {
+    let (one, two) = (pod("one", true), pod("two", true));
+    let role = r#"{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleList", "items": []}"#;
+    for damage in ["\u{1}", "}", ":", "\"\u{1}\""] {
+        for text in [format!("{role}[{one}, {damage} {two}]"), format!("{role}{one}{damage}{two}")]
+        {
+            let (facts, torn) = read_text("a.json", &text);
+            assert_eq!(torn.len(), 1, "{text}");
+            assert!(!facts.sees(Kind::Pods) && !facts.sees(Kind::Roles), "{text}");
+        }
+    }
+}
+
+/// A dump that was cleaned up has no uids; what cannot be placed at all costs its kind.
+#[test]
+fn a_pod_without_a_uid_is_a_pod() {
+    let text = |pod: &str| pod.replace(r#", "uid": "one""#, "");
+    let annotated = pod("one", true).replace(
+        r#""uid""#,
+        r#""annotations": {"cni.projectcalico.org/floatingIPs": "[]"}, "uid""#,
+    );
+    let (facts, _) = read_text("a.json", &text(&annotated));
+    assert_eq!((names(&facts), facts.refused.count), (vec!["a/one".to_owned()], 0));
+    assert!(facts.sees(Kind::Pods) && facts.pods[0].marks.is_some());
+    let nowhere = pod("one", true).replace(r#""namespace": "a", "#, "");
+    let (facts, _) = read_text("a.json", &format!("{nowhere}{}", pod("two", true)));
+    assert_eq!(names(&facts), ["a/two"]);
+    assert!(!facts.sees(Kind::Pods));
+}
+
+/// What is said in front of the items ends no list.
+#[test]
+fn a_list_that_says_first_what_it_is_is_cut_all_the_same() {
+    let head = "apiVersion: v1\nkind: List\nitems:\n";
+    let item = "- apiVersion: v1\n  kind: Pod\n  metadata:\n    name: one\n    namespace: a\n    uid: x\n  \
+                spec:\n    containers:\n    - image: i\n      name: c\n    nodeName: n\n  status:\n    \
+                podIP: 10.0.0.1\n    qosClass: Burstable\n";
+    let text = format!("{head}{item}");
+    assert!(read_text("a.yaml", &text).1.is_empty());
+    for (end, _) in text.match_indices('\n').filter(|(at, _)| *at > head.len()) {
+        let cut = &text[..=end];
+        assert_eq!(read_text("a.yaml", cut).1.is_empty(), cut == text, "{cut}");
+    }
+}
+
+/// In YAML an object that is damaged costs its kind.
+#[test]
+fn a_damaged_binding_is_not_taken_for_none() {
+    let text = "apiVersion: v1\nitems:\n- apiVersion: rbac.authorization.k8s.io/v1\n  kind: \
+                ClusterRoleBinding\n  metadata: {\n    name: a\n- apiVersion: \
+                rbac.authorization.k8s.io/v1\n  kind: ClusterRoleBinding\n  metadata:\n    name: b\n  \
+                roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: c}\nkind: List\n";
+    let (facts, torn) = read_text("a.yaml", text);
+    assert_eq!((facts.bindings.len(), torn.len()), (1, 0));
+    assert!(!facts.sees(Kind::ClusterRoleBindings));
 }
 
 /// Wherever a list is cut, it is told; only what it is a list of can be missing without a loss.

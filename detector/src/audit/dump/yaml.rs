@@ -4,7 +4,7 @@
 //! parsed alone, so that one that is no YAML costs itself only. That is right for what programs write:
 //! nothing within an item can begin where the item itself did.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read as _};
 use std::path::Path;
 
 use serde_json::Value;
@@ -22,8 +22,15 @@ pub(super) fn read(reader: &mut Reader<'_>, path: &Path, mut file: impl BufRead)
     let mut ended = true;
     loop {
         line.clear();
-        if file.read_until(b'\n', &mut line)? == 0 {
+        let limit = u64::try_from(LONGEST).unwrap_or(u64::MAX).saturating_add(1);
+        if file.by_ref().take(limit).read_until(b'\n', &mut line)? == 0 {
             break;
+        }
+        if line.len() > LONGEST && line.last() != Some(&b'\n') {
+            let place = format!("{name} (line {})", splitter.number + 1);
+            reader.tear(place, "has a line that is too long");
+            skip_line(&mut file)?;
+            line.push(b'\n');
         }
         ended = line.last() == Some(&b'\n');
         let text = String::from_utf8_lossy(&line);
@@ -31,6 +38,20 @@ pub(super) fn read(reader: &mut Reader<'_>, path: &Path, mut file: impl BufRead)
     }
     splitter.end_of_file(reader, ended);
     Ok(())
+}
+
+/// Goes to the end of a line without keeping it.
+fn skip_line(file: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let buffer = file.fill_buf()?;
+        let end = buffer.iter().position(|byte| *byte == b'\n');
+        let (over, used) =
+            (end.is_some() || buffer.is_empty(), end.map_or(buffer.len(), |at| at + 1));
+        file.consume(used);
+        if over {
+            return Ok(());
+        }
+    }
 }
 
 /// What of a file is being put together.
@@ -152,9 +173,9 @@ impl Splitter<'_> {
         let is_list = std::mem::take(&mut self.is_list);
         let waiting = std::mem::take(&mut self.waiting);
         if is_list {
-            let kind = kind_of(&head.text);
+            let kind = value_of(&head.text, "kind:");
             if let Some(kind) = kind {
-                reader.list(kind);
+                reader.list(kind, value_of(&head.text, "apiVersion:"));
             }
             let of = kind.and_then(|kind| kind.strip_suffix("List")).filter(|of| !of.is_empty());
             for (_, value) in waiting {
@@ -164,7 +185,8 @@ impl Splitter<'_> {
             match parse(&head) {
                 // An empty list is written in one line.
                 Ok(value) if value["items"].is_array() => {
-                    reader.list(value["kind"].as_str().unwrap_or_default());
+                    let kind = value["kind"].as_str().unwrap_or_default();
+                    reader.list(kind, value["apiVersion"].as_str());
                 }
                 Ok(value) => reader.object(self.name, self.named, value),
                 Err(why) => reader.scrap(self.name, head.first, &head.text, &why),
@@ -176,13 +198,17 @@ impl Splitter<'_> {
     fn end_of_file(&mut self, reader: &mut Reader<'_>, ended: bool) {
         // kubectl writes what a list is behind its items: where that is missing, so is more.
         let listed = self.is_list && self.head.text.lines().any(|line| line == "items:");
-        let of_list =
-            listed && (self.indent.is_some() || !ended) && kind_of(&self.head.text).is_none();
+        let within = listed && (self.indent.is_some() || !ended);
+        // Where it is said in front of them, only an item that has its end is the last.
+        let of_list = within
+            && (value_of(&self.head.text, "kind:").is_none()
+                || self.item.as_ref().is_some_and(|item| !has_its_end(item)));
         let in_object = !ended && !self.is_list && parse(&self.head).is_err();
         if of_list || in_object {
             let complete = self.end_of_item(reader, false);
             let within = if complete { "" } else { ", within an object" };
-            reader.tear(format!("{} (line {}{within})", self.name, self.number));
+            let place = format!("{} (line {}{within})", self.name, self.number);
+            reader.tear(place, "breaks off");
             if in_object {
                 let head = std::mem::take(&mut self.head);
                 reader.scrap(self.name, head.first, &head.text, "breaks off");
@@ -190,6 +216,24 @@ impl Splitter<'_> {
             }
         }
         self.end_of_document(reader);
+    }
+}
+
+/// Whether an item is there to its end, as far as it can show that itself: in braces it does; of others
+/// the API server writes what is asked for here behind all that is read. Lists of rules or of subjects
+/// show no end.
+fn has_its_end(item: &Chunk) -> bool {
+    let Ok(value) = parse(item) else { return false };
+    if item.text.trim_end().ends_with('}') && item.text.trim_start().starts_with('{') {
+        return true;
+    }
+    match value["kind"].as_str() {
+        Some("Pod") => {
+            value["spec"]["containers"].is_array() && value["status"]["qosClass"].is_string()
+        }
+        Some("Node") => value["status"]["nodeInfo"].is_object(),
+        Some("Service") => value["status"]["loadBalancer"].is_object(),
+        _ => false,
     }
 }
 
@@ -206,7 +250,7 @@ fn parse(chunk: &Chunk) -> Result<Value, String> {
     })
 }
 
-/// The value of `kind:` among the lines of a list that belong to no item.
-fn kind_of(head: &str) -> Option<&str> {
-    head.lines().find_map(|line| line.strip_prefix("kind:")).map(str::trim)
+/// The value of `kind:` or another key among the lines of a list that belong to no item.
+fn value_of<'a>(head: &'a str, key: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| line.strip_prefix(key)).map(str::trim)
 }

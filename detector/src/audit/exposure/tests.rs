@@ -13,6 +13,7 @@ fn agent(node: &str, asked: &str) -> CalicoNode {
         namespace: "kube-system".into(),
         name: format!("calico-node-{node}").into(),
         node: detector_core::workload::NodeName(node.into()),
+        owner: None,
         image: image(asked),
         switch: Environment::Silent,
     }
@@ -64,6 +65,7 @@ fn every_release_around_the_borders_is_on_its_side() {
         // With and without the letter, and with an architecture.
         ("3.22.1", Affected),
         ("3.22.2", Fixed),
+        ("V3.22.1", Affected),
         ("v3.22.1-amd64", Affected),
         ("v3.22.2-arm64", Fixed),
         // Before a release: what comes before the first with the fix may have it or not.
@@ -87,6 +89,8 @@ fn every_release_around_the_borders_is_on_its_side() {
         ("v3.20.5+vendor.1", Fixed),
         ("v3.21.4_rancher1", Uncertain),
         ("v3.19.1-vendor", Affected),
+        // What Calico Enterprise's previews are called is a vendor's count here.
+        ("v3.22.1-1.2", Uncertain),
         // No version of Calico's.
         ("latest", Unknown),
         ("master", Unknown),
@@ -172,6 +176,11 @@ fn where_an_image_has_no_tag_the_next_witness_tells() {
     facts.agents.push(agent("a", digest));
     let state = |facts: &Facts| examine(facts).nodes.remove("a").unwrap();
     assert_eq!(state(&facts).standing, Standing::Unknown);
+    assert_eq!(state(&facts).by, None);
+    facts.agents[0].image = image("registry.example/node:latest");
+    let by = state(&facts).by.unwrap().shown();
+    assert!(by.ends_with("image of container calico-node, whose tag latest is no version"), "{by}");
+    facts.agents[0].image = image(digest);
     assert!(!state(&facts).is_open(), "nobody is called exposed for what cannot be seen");
     facts.installation = Some(crate::audit::facts::Installation {
         variant: "Calico".into(),
@@ -198,6 +207,26 @@ fn where_an_image_has_no_tag_the_next_witness_tells() {
     );
 }
 
+/// v3.20.4 is affected as Calico and fixed as Calico Enterprise: a registry's folder does not decide.
+#[test]
+fn a_folder_called_tigera_makes_no_enterprise() {
+    let mut facts = seen();
+    facts.agents.push(agent("a", "registry.example/tigera/node:v3.20.4"));
+    let state = |facts: &Facts| examine(facts).nodes.remove("a").unwrap();
+    assert_eq!(state(&facts).product, Product::Enterprise);
+    facts.information = Some(Information::of("v3.20.4", Product::Calico));
+    assert_eq!(
+        (state(&facts).product, state(&facts).standing),
+        (Product::Calico, Standing::Affected)
+    );
+    facts.information = None;
+    facts.installation =
+        Some(crate::audit::facts::Installation { variant: "Calico".into(), version: None });
+    assert_eq!(state(&facts).standing, Standing::Affected);
+    facts.agents[0].image = image("registry.example/calico/cnx-node:v3.20.4");
+    assert_eq!(state(&facts).product, Product::Enterprise);
+}
+
 #[test]
 fn the_nearest_word_on_the_switch_counts() {
     let mut facts = seen();
@@ -205,7 +234,8 @@ fn the_nearest_word_on_the_switch_counts() {
     let switch = |facts: &Facts| match examine(facts).nodes.remove("a").unwrap().switch {
         Switch::Missing => "missing".to_owned(),
         Switch::On { by } => format!("on {}", by.shown()),
-        Switch::Off { by } => format!("off {by}"),
+        Switch::Off { by, unless: None } => format!("off {by}"),
+        Switch::Off { by, unless: Some(unless) } => format!("off {by}, {unless}"),
         Switch::Unknown { why } => format!("unknown {why}"),
     };
     let felix = |on| Settings { floating_ips: Some(on), spoofing: None };
@@ -214,6 +244,12 @@ fn the_nearest_word_on_the_switch_counts() {
     assert_eq!(switch(&facts), "on FelixConfiguration default spec.floatingIPs");
     facts.felix.insert("node.a".into(), felix(false));
     assert_eq!(switch(&facts), "off FelixConfiguration node.a spec.floatingIPs");
+    // What cannot be read leaves the word to what can, and is told.
+    facts.agents[0].switch = Environment::Elsewhere("ConfigMap extra".into());
+    assert!(switch(&facts).ends_with(
+        "spec.floatingIPs, unless ConfigMap extra (envFrom of \
+                                      calico-node) sets FELIX_FLOATINGIPS"
+    ));
     facts.agents[0].switch = Environment::On;
     assert!(switch(&facts).starts_with("on pod kube-system/calico-node-a env FELIX_FLOATINGIPS"));
     facts.agents[0].switch = Environment::Unreadable("valueFrom".into());

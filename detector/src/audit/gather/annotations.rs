@@ -1,6 +1,6 @@
 //! Annotations of the family, and who wrote them.
 
-use detector_core::workload::{NodeName, Pod};
+use detector_core::workload::{NodeName, Pod, Uid};
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use serde_json::Value;
@@ -64,22 +64,34 @@ pub(super) fn marks(pod: &api::Pod) -> Option<Marks> {
     Some(marks)
 }
 
-/// A pod that has no node yet, read all the same.
-pub(super) fn without_node(pod: &api::Pod) -> Result<Parsed<Pod>, Rejection> {
-    let mut pod = pod.clone();
-    pod.spec.get_or_insert_default().node_name = Some("-".into());
-    let mut parsed = parse::pod(&pod)?;
-    parsed.value.node = NodeName("".into());
+/// A pod, read even where it has no node yet, or no uid any more: whoever cleans a dump up takes the
+/// uid out first.
+pub(super) fn read(pod: &api::Pod) -> Result<Parsed<Pod>, Rejection> {
+    let placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+    let known = pod.metadata.uid.as_ref().is_some_and(|uid| !uid.is_empty());
+    if placed && known {
+        return parse::pod(pod);
+    }
+    let mut filled = pod.clone();
+    if !placed {
+        filled.spec.get_or_insert_default().node_name = Some("-".into());
+    }
+    if !known {
+        filled.metadata.uid = Some("-".into());
+    }
+    let mut parsed = parse::pod(&filled)?;
+    if !placed {
+        parsed.value.node = NodeName("".into());
+    }
+    if !known {
+        parsed.value.uid = Uid(parsed.value.key.to_string().into());
+    }
     Ok(parsed)
 }
 
 /// What of the annotations of the family cannot be read.
 fn malformed(pod: &api::Pod) -> Vec<Rejection> {
-    let parsed = match &pod.spec {
-        Some(spec) if spec.node_name.is_some() => parse::pod(pod),
-        _ => without_node(pod),
-    };
-    let rejections = parsed.map(|parsed| parsed.rejections).unwrap_or_default();
+    let rejections = read(pod).map(|parsed| parsed.rejections).unwrap_or_default();
     rejections.into_iter().filter(|rejection| KEYS.contains(&rejection.field)).collect()
 }
 

@@ -6,7 +6,7 @@ use k8s_openapi::api::rbac::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::ResourceExt as _;
 
-use crate::audit::facts::{Asks, Binding, Requirement, Role, Rule, Selector, Subject};
+use crate::audit::facts::{Asks, Binding, Bound, Requirement, Role, Rule, Selector, Subject};
 use crate::audit::reach;
 
 /// The label of the roles that the API server makes at each of its starts.
@@ -29,12 +29,12 @@ pub(super) fn cluster_role(object: &api::ClusterRole) -> Option<Role> {
 
 pub(super) fn role_binding(object: &api::RoleBinding) -> Binding {
     let namespace = object.namespace().unwrap_or_default();
-    let subjects = subjects(object.subjects.as_deref(), &namespace);
-    binding(&object.metadata, Some(namespace.into()), &object.role_ref, subjects)
+    let subjects = object.subjects.as_deref().unwrap_or_default();
+    binding(&object.metadata, Some(&namespace), &object.role_ref, subjects)
 }
 
 pub(super) fn cluster_role_binding(object: &api::ClusterRoleBinding) -> Binding {
-    let subjects = subjects(object.subjects.as_deref(), "");
+    let subjects = object.subjects.as_deref().unwrap_or_default();
     binding(&object.metadata, None, &object.role_ref, subjects)
 }
 
@@ -91,34 +91,35 @@ fn selector(selector: &LabelSelector) -> Selector {
 
 fn binding(
     metadata: &ObjectMeta,
-    namespace: Option<Box<str>>,
+    namespace: Option<&str>,
     role: &api::RoleRef,
-    subjects: Vec<Subject>,
+    subjects: &[api::Subject],
 ) -> Binding {
     Binding {
-        namespace,
+        namespace: namespace.map(Into::into),
         name: metadata.name.clone().unwrap_or_default().into(),
         to_cluster_role: role.kind == "ClusterRole",
         role: role.name.as_str().into(),
-        subjects,
+        subjects: bound(subjects, namespace.unwrap_or_default()),
+        all: subjects.len(),
     }
 }
 
 /// A service account without a namespace is one of the binding's own (an API server demands it, a dump
 /// may lack it).
-fn subjects(subjects: Option<&[api::Subject]>, namespace: &str) -> Vec<Subject> {
-    let subjects = subjects.unwrap_or_default().iter();
-    let read = subjects.filter_map(|subject| {
+fn bound(subjects: &[api::Subject], namespace: &str) -> Vec<Bound> {
+    let read = subjects.iter().enumerate().filter_map(|(index, subject)| {
         let name = subject.name.as_str().into();
-        match subject.kind.as_str() {
-            "User" => Some(Subject::User(name)),
-            "Group" => Some(Subject::Group(name)),
+        let who = match subject.kind.as_str() {
+            "User" => Subject::User(name),
+            "Group" => Subject::Group(name),
             "ServiceAccount" => {
                 let own = subject.namespace.as_deref().unwrap_or(namespace);
-                Some(Subject::ServiceAccount(own.into(), name))
+                Subject::ServiceAccount(own.into(), name)
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        Some(Bound { who, index, written: serde_json::to_value(subject).ok()? })
     });
     read.collect()
 }

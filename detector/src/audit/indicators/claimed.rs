@@ -87,8 +87,10 @@ fn floating(ground: &Ground<'_>, pod: &Pod, marks: &Marks) -> Finding {
     let felix = match ground.node(pod).map(|state| &state.switch) {
         Some(Switch::Missing) => "this version of Felix acts on it although the feature is off",
         Some(Switch::On { .. }) => "the feature is on, so Felix acts on it",
-        Some(Switch::Off { .. }) => "the feature is off, so Felix does not act on it",
-        Some(Switch::Unknown { .. }) => "whether Felix acts on it could not be seen",
+        Some(Switch::Off { unless: None, .. }) => "the feature is off, so Felix does not act on it",
+        Some(Switch::Off { .. } | Switch::Unknown { .. }) => {
+            "whether Felix acts on it could not be seen"
+        }
         None => "no Calico was seen to act on it",
     };
     let (level, in_force, message) = if let Some(why) = idle(pod) {

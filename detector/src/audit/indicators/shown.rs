@@ -1,18 +1,20 @@
 //! What statuses show.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use detector_core::claim::Allocation;
-use detector_core::workload::Pod;
+use detector_core::workload::{Pod, PodKey};
 
 use super::{Ground, created, object, shown_owner, some_of, written};
-use crate::audit::facts::{Kind, Marks};
+use crate::audit::facts::{Kind, Marks, Resident};
 use crate::audit::owners::owns_addresses;
 use crate::audit::report::{Finding, Level, Rule};
 use crate::audit::shell;
 
 /// Looks at the addresses that pods show.
 pub(super) fn look(ground: &Ground<'_>, findings: &mut Vec<Finding>) {
+    let before = findings.len();
     for resident in &ground.facts.pods {
         let (pod, marks) = (&resident.pod, resident.marks.as_deref());
         // One that goes owns its address as long as the CNI plugin has not taken it back: with a long
@@ -23,6 +25,17 @@ pub(super) fn look(ground: &Ground<'_>, findings: &mut Vec<Finding>) {
     }
     shared(ground, findings);
     outside_of_nodes(ground, findings);
+    for finding in &mut findings[before..] {
+        let namespace = finding.object.namespace.as_deref().unwrap_or_default();
+        let key = PodKey::new(namespace, &finding.object.name);
+        if key.is_some_and(|key| ground.facts.unconfirmed.contains(&key)) {
+            finding.in_force = false;
+            finding.level = finding.level.min(Level::Medium);
+            finding
+                .message
+                .push_str("; it is one of many such and was not looked at a second time");
+        }
+    }
 }
 
 /// A finding about what a pod's status shows.
@@ -109,6 +122,8 @@ fn against_ipam(
                      this pod{by}"
                 );
             }
+            // What no record says, a record that was not read may.
+            None if !ground.facts.sees(Kind::IpamBlocks) => continue,
             None if owners.is_in_a_pool(address) => {
                 finding.message = format!(
                     "its status shows {address}, which IPAM gave to nobody: Felix routes it to this \
@@ -130,6 +145,10 @@ fn against_ipam(
 
 /// Addresses that two pods show, where no record says whose they are.
 fn shared(ground: &Ground<'_>, findings: &mut Vec<Finding>) {
+    let residents = ground.facts.pods.iter();
+    let told = residents.filter(|resident| resident.marks.is_some() || resident.machine.is_some());
+    let told: HashMap<&PodKey, &Resident> =
+        told.map(|resident| (&resident.pod.key, resident)).collect();
     for (address, pods) in ground.owners.shown() {
         let decided = ground.owners.recorded && ground.owners.record(address).is_some();
         let [first, others @ ..] = pods else { continue };
@@ -139,20 +158,35 @@ fn shared(ground: &Ground<'_>, findings: &mut Vec<Finding>) {
         let names: Vec<String> =
             pods.iter().map(|pod| format!("{} on {}", pod.key, pod.node)).collect();
         // Whoever's status somebody else wrote is the one to look at.
-        let marks = |pod: &Pod| {
-            let resident = ground.facts.pods.iter().find(|resident| resident.pod.uid == pod.uid);
-            resident.and_then(|resident| resident.marks.as_deref())
-        };
+        let marks = |pod: &Pod| told.get(&pod.key).and_then(|resident| resident.marks.as_deref());
         let forged = |pod: &&&Pod| marks(pod).is_some_and(|marks| marks.status_writer.is_some());
-        let suspect = pods.iter().find(forged).copied().unwrap_or(first);
+        let forger = pods.iter().find(forged).copied();
+        let machine = |pod: &Pod| {
+            let machine = told.get(&pod.key).and_then(|resident| resident.machine.as_deref());
+            machine.map(|machine| (pod.key.namespace().to_owned(), machine))
+        };
+        // A virtual machine keeps its address while it moves from one pod to the next.
+        let moves = machine(first)
+            .is_some_and(|it| others.iter().all(|other| machine(other).as_ref() == Some(&it)));
+        if moves && forger.is_none() {
+            continue;
+        }
+        let suspect = forger.unwrap_or(first);
         let mut finding = of_status(suspect, marks(suspect), Rule::SharedAddress, address);
         finding.addresses = vec![ground.line(address, suspect)];
         finding.message = format!(
-            "{} pods show {address}: {}; one of them can be forged{}",
+            "{} pods show {address}: {}; one of them {} be forged{}",
             pods.len(),
             some_of(&names),
+            if forger.is_some() { "can" } else { "may" },
             by_whom(marks(suspect))
         );
+        if forger.is_none() {
+            // Networks of their own have one address more than once, and what was read while one pod
+            // followed the other looks the same.
+            finding.level = Level::Medium;
+            finding.in_force = false;
+        }
         findings.push(finding);
     }
 }
@@ -163,7 +197,7 @@ fn outside_of_nodes(ground: &Ground<'_>, findings: &mut Vec<Finding>) {
     if ground.owners.recorded || !ground.facts.sees(Kind::Nodes) {
         return;
     }
-    let ranges: std::collections::HashMap<&str, &[detector_core::route::Prefix]> = ground
+    let ranges: HashMap<&str, &[detector_core::route::Prefix]> = ground
         .facts
         .nodes
         .iter()

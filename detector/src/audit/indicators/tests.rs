@@ -34,7 +34,7 @@ fn pod(name: &str, shown: &str) -> Pod {
 }
 
 fn facts(pods: Vec<Pod>) -> Facts {
-    let pods = pods.into_iter().map(|pod| Resident { pod, marks: None }).collect();
+    let pods = pods.into_iter().map(|pod| Resident { pod, marks: None, machine: None }).collect();
     let mut facts = Facts { pods, ..Facts::default() };
     for kind in Kind::ALL {
         facts.saw(kind, Sight::All);
@@ -59,12 +59,15 @@ fn record(facts: &mut Facts, owners: &[(&str, &str)]) {
     });
 }
 
-fn found(facts: &Facts) -> Vec<(Rule, String)> {
+fn all(facts: &Facts) -> Vec<Finding> {
     let exposure = exposure::examine(facts);
     let owners = Owners::of(facts);
     let allowed = AllowList::default();
-    let findings = look(&Ground { facts, exposure: &exposure, owners: &owners, allowed: &allowed });
-    findings.iter().map(|finding| (finding.rule, finding.object.name.to_string())).collect()
+    look(&Ground { facts, exposure: &exposure, owners: &owners, allowed: &allowed })
+}
+
+fn found(facts: &Facts) -> Vec<(Rule, String)> {
+    all(facts).iter().map(|finding| (finding.rule, finding.object.name.to_string())).collect()
 }
 
 #[test]
@@ -107,6 +110,49 @@ fn a_live_migration_has_two_pods_with_one_address() {
         *heir = Some(PodHolder { key: PodKey::new("a", "heir").unwrap(), node: None });
     }
     assert_eq!(found(&facts), []);
+}
+
+/// Without a record, two pods with one address are a migration, a network of its own, or a moment; only
+/// a status that no kubelet wrote says more.
+#[test]
+fn a_shared_address_alone_convicts_nobody() {
+    let mut facts = facts(vec![pod("one", "10.0.0.1"), pod("two", "10.0.0.1")]);
+    let level = |facts: &Facts| all(facts).first().map(|found| (found.level, found.in_force));
+    assert_eq!(level(&facts), Some((Level::Medium, false)));
+    for resident in &mut facts.pods {
+        resident.machine = Some("vm".into());
+    }
+    assert_eq!(level(&facts), None);
+    facts.pods[1].pod.key = PodKey::new("b", "two").unwrap();
+    assert_eq!(level(&facts), Some((Level::Medium, false)), "not in another namespace");
+    facts.pods[1].pod.key = PodKey::new("a", "two").unwrap();
+    let writer = Writer {
+        manager: "curl".into(),
+        operation: "Update".into(),
+        subresource: None,
+        time: None,
+    };
+    let marks = Marks { status_writer: Some(writer), ..Marks::default() };
+    facts.pods[1].marks = Some(Box::new(marks));
+    assert_eq!(level(&facts), Some((Level::High, true)));
+}
+
+#[test]
+fn what_was_not_looked_at_again_is_not_said_to_be_so() {
+    let pods = vec![pod("one", "10.0.0.1"), pod("two", "10.0.0.1"), pod("three", "10.0.0.3")];
+    let mut facts = facts(pods);
+    record(&mut facts, &[("one", "10.0.0.1"), ("three", "10.0.0.3")]);
+    assert_eq!((all(&facts)[0].level, all(&facts)[0].in_force), (Level::Critical, true));
+    facts.unconfirmed.insert(PodKey::new("a", "two").unwrap());
+    let finding = all(&facts).remove(0);
+    assert_eq!((finding.level, finding.in_force), (Level::Medium, false));
+    assert!(finding.message.contains("not looked at a second time"));
+    // A record that was read counts, whatever else was not.
+    facts.unconfirmed.clear();
+    facts.sight.insert(Kind::IpamBlocks, Sight::Part("torn".into()));
+    assert_eq!(all(&facts).len(), 1);
+    facts.pods.push(Resident { pod: pod("odd", "10.0.0.9"), marks: None, machine: None });
+    assert_eq!(all(&facts).len(), 1, "and what none says, another may");
 }
 
 #[test]

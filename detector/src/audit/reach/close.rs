@@ -1,24 +1,30 @@
 //! The command that takes a right away.
 //!
-//! A role that people wrote is tightened; one that Kubernetes makes anew at each start, or whose
-//! wildcards leave nothing to strike out, is taken away from the subject. Each patch first tests that
+//! A role that people wrote is tightened; one that Kubernetes makes anew at each start, that the
+//! cluster's own need, or whose wildcards leave nothing to strike out, is taken away from the subjects. Each patch first tests that
 //! the object is still as it was read.
 
 use serde_json::{Value, json};
 
 use super::Right;
-use crate::audit::facts::{Binding, Role, Rule, Subject};
+use crate::audit::facts::{Binding, Bound, Role, Rule};
 use crate::audit::shell::word;
 
 /// What is taken out of rules.
 const VERBS: [&str; 2] = ["patch", "update"];
 const RESOURCES: [&str; 2] = ["pods", "pods/status"];
 
-/// The command; `None` where a name cannot be typed safely. `own` says whether the role's own rules
-/// give the right.
-pub(super) fn command(role: &Role, own: bool, binding: &Binding, index: usize) -> Option<String> {
-    let tightened = (own && !role.bootstrap).then(|| role_patch(role)).flatten();
-    tightened.or_else(|| unbind(binding, index))
+/// The command; `None` where a name cannot be typed safely. `tightens` says whether the role may be
+/// changed for this: its own rules give the right, and nobody of the cluster's own needs it. `tenants`
+/// are those of the binding's subjects that are to lose it.
+pub(super) fn command(
+    role: &Role,
+    tightens: bool,
+    binding: &Binding,
+    tenants: &[&Bound],
+) -> Option<String> {
+    let tightened = (tightens && !role.bootstrap).then(|| role_patch(role)).flatten();
+    tightened.or_else(|| unbind(binding, tenants))
 }
 
 /// Tightens a role; `None` where that takes more than striking out.
@@ -86,26 +92,27 @@ fn split(rule: &Rule) -> Option<(Option<Value>, Option<Value>)> {
     Some((others, pods))
 }
 
-/// Takes a subject out of a binding, or the binding away where it has no other.
-fn unbind(binding: &Binding, index: usize) -> Option<String> {
+/// Takes subjects out of a binding, or the binding away where it has no others. One patch takes all of
+/// them, from the end: after each by itself the next would stand in another place.
+fn unbind(binding: &Binding, tenants: &[&Bound]) -> Option<String> {
     let name = word(&binding.name)?;
     let target = match &binding.namespace {
         Some(namespace) => format!("--namespace {} rolebinding/{name}", word(namespace)?),
         None => format!("clusterrolebinding/{name}"),
     };
-    let [_] = binding.subjects.as_slice() else {
-        let (Subject::User(name) | Subject::Group(name) | Subject::ServiceAccount(_, name)) =
-            binding.subjects.get(index)?;
-        let patch = json!([
-            { "op": "test", "path": format!("/subjects/{index}/name"), "value": name },
-            { "op": "remove", "path": format!("/subjects/{index}") },
-        ]);
-        return Some(format!(
-            "kubectl patch {target} --type json --patch {}",
-            word(&patch.to_string())?
-        ));
-    };
-    Some(format!("kubectl delete {target}"))
+    if tenants.len() == binding.all {
+        return Some(format!("kubectl delete {target}"));
+    }
+    let place = |bound: &Bound| format!("/subjects/{}", bound.index);
+    let mut patch: Vec<Value> = tenants
+        .iter()
+        .map(|bound| json!({ "op": "test", "path": place(bound), "value": bound.written }))
+        .collect();
+    let mut last_first = tenants.to_vec();
+    last_first.sort_by_key(|bound| std::cmp::Reverse(bound.index));
+    patch.extend(last_first.iter().map(|bound| json!({ "op": "remove", "path": place(bound) })));
+    let patch = word(&Value::Array(patch).to_string())?;
+    Some(format!("kubectl patch {target} --type json --patch {patch}"))
 }
 
 /// What the patches strike out is what the rights are made of.

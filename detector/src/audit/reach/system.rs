@@ -5,6 +5,19 @@ use crate::audit::facts::Subject;
 /// Namespaces of the cluster itself: whoever may make pods or tokens there has the cluster anyway.
 const OWN: [&str; 4] = ["kube-system", "calico-system", "calico-apiserver", "tigera-operator"];
 
+/// Users that Kubernetes' own documentation and source name (`user_info.go`, `policy.go`). Whatever else
+/// begins with `system:` somebody else has named so.
+const COMPONENTS: [&str; 5] = [
+    "system:apiserver",
+    "system:kube-apiserver",
+    "system:kube-proxy",
+    "system:cloud-controller-manager",
+    "system:volume-scheduler",
+];
+
+/// The same of groups.
+const GROUPS: [&str; 2] = ["system:monitoring", "system:bootstrappers"];
+
 /// Many people in one word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Crowd {
@@ -37,7 +50,8 @@ pub(super) fn crowd(subject: &Subject) -> Option<Crowd> {
         Subject::User(name) if **name == *"system:anonymous" => Some(Crowd::Anybody),
         Subject::Group(name) => match &**name {
             "system:unauthenticated" => Some(Crowd::Anybody),
-            "system:authenticated" => Some(Crowd::Everybody),
+            // What OpenShift's own OAuth server lets in, which is people.
+            "system:authenticated" | "system:authenticated:oauth" => Some(Crowd::Everybody),
             "system:serviceaccounts" => Some(Crowd::EveryPod),
             name if name.starts_with("system:serviceaccounts:") => Some(Crowd::PodsOfANamespace),
             _ => None,
@@ -85,7 +99,10 @@ pub(super) fn why(subject: &Subject, everything: bool) -> Option<&'static str> {
         Subject::User(name) if **name == *"system:kube-scheduler" => {
             Some("the scheduler, which writes where a pod goes to its status")
         }
-        Subject::User(name) | Subject::Group(name) if name.starts_with("system:") => {
+        Subject::User(name) if COMPONENTS.contains(&&**name) => Some("a component of Kubernetes"),
+        Subject::Group(name)
+            if GROUPS.contains(&&**name) || name.starts_with("system:bootstrappers:") =>
+        {
             Some("a component of Kubernetes")
         }
         Subject::ServiceAccount(namespace, name) if is_own(namespace) => Some(match &**name {

@@ -65,8 +65,17 @@ fn binding(namespace: Option<&str>, role: &str, subjects: Vec<Subject>) -> Bindi
         name: "b".into(),
         to_cluster_role: true,
         role: role.into(),
-        subjects,
+        all: subjects.len(),
+        subjects: bound(subjects),
     }
+}
+
+fn bound(subjects: Vec<Subject>) -> Vec<Bound> {
+    let bound = |(index, who): (usize, Subject)| {
+        let written = serde_json::json!({ "name": format!("{who:?}") });
+        Bound { who, index, written }
+    };
+    subjects.into_iter().enumerate().map(bound).collect()
 }
 
 fn facts(roles: Vec<Role>, bindings: Vec<Binding>) -> Facts {
@@ -88,6 +97,7 @@ fn danger_grows_with_the_crowd_and_the_reach() {
     let ranked = [
         (None, group("system:unauthenticated")),
         (None, group("system:authenticated")),
+        (None, group("system:authenticated:oauth")),
         (None, group("system:serviceaccounts")),
         (None, group("system:serviceaccounts:shop")),
         (None, group("devs")),
@@ -131,10 +141,17 @@ fn the_clusters_own_are_told_apart_by_what_they_are() {
         Subject::ServiceAccount("kube-system".into(), "calico-node".into()),
         Subject::ServiceAccount("tigera-operator".into(), "tigera-operator".into()),
         Subject::Group("system:serviceaccounts:kube-system".into()),
+        Subject::Group("system:bootstrappers:kubeadm:default-node-token".into()),
+        Subject::Group("system:monitoring".into()),
+        Subject::User("system:kube-proxy".into()),
     ];
     let others = [
         Subject::Group("system:authenticated".into()),
         Subject::User("system:anonymous".into()),
+        // OpenShift's people, and names that Kubernetes does not know.
+        Subject::Group("system:authenticated:oauth".into()),
+        Subject::Group("system:developers".into()),
+        Subject::User("system:ci".into()),
         // A name is no office: this account is the tenant's own.
         Subject::ServiceAccount("shop".into(), "calico-node".into()),
         Subject::User("system:serviceaccount:shop:calico-node".into()),
@@ -201,7 +218,8 @@ fn a_patch_strikes_out_only_what_it_must() {
         ],
     );
     let close = |role: &Role, subjects: Vec<Subject>| {
-        close::command(role, true, &binding(None, "r", subjects), 0)
+        let binding = binding(None, "r", subjects);
+        close::command(role, true, &binding, &binding.subjects.iter().collect::<Vec<_>>())
     };
     let one = || vec![Subject::User("dev".into())];
     let command = close(&role, one()).unwrap();
@@ -234,9 +252,72 @@ fn a_patch_strikes_out_only_what_it_must() {
     role.rules = vec![rule(&["*"], &[""], &["pods"])];
     assert_eq!(close(&role, one()), delete);
     let two = vec![Subject::User("dev".into()), Subject::User("other".into())];
-    assert!(close(&role, two).unwrap().contains(r#"{"op":"remove","path":"/subjects/0"}"#));
+    assert_eq!(close(&role, two), delete);
     // A name that no terminal should be shown is in no command.
     let mut odd = binding(None, "r", one());
     odd.name = "a\u{1b}[2J".into();
-    assert_eq!(close::command(&role, true, &odd, 0), None);
+    assert_eq!(close::command(&role, true, &odd, &odd.subjects.iter().collect::<Vec<_>>()), None);
+}
+
+/// One patch takes all tenants out of a binding, from the end, and only those that are still there.
+#[test]
+fn a_binding_loses_its_tenants_in_one_patch() {
+    let subjects = vec![
+        Subject::User("dev".into()),
+        Subject::ServiceAccount("kube-system".into(), "calico-node".into()),
+        Subject::User("other".into()),
+    ];
+    let facts =
+        facts(vec![cluster_role("r", vec![patch_pods()])], vec![binding(None, "r", subjects)]);
+    let holders = measure(&facts).holders;
+    let closes: BTreeSet<&str> = holders.iter().filter_map(|h| h.close.as_deref()).collect();
+    // The role is what the cluster's own lives by, so it stays as it is.
+    let patch = concat!(
+        r#"[{"op":"test","path":"/subjects/0","value":{"name":"User(\"dev\")"}},"#,
+        r#"{"op":"test","path":"/subjects/2","value":{"name":"User(\"other\")"}},"#,
+        r#"{"op":"remove","path":"/subjects/2"},{"op":"remove","path":"/subjects/0"}]"#
+    );
+    let expected = format!("kubectl patch clusterrolebinding/b --type json --patch '{patch}'");
+    assert_eq!(closes.into_iter().collect::<Vec<_>>(), [expected]);
+}
+
+#[test]
+fn a_role_that_the_clusters_own_need_is_not_tightened() {
+    let own = || Subject::ServiceAccount("kube-system".into(), "calico-node".into());
+    let dev = || Subject::User("dev".into());
+    let close = |also: Vec<Binding>, roles: Vec<Role>| {
+        let mut bindings = vec![binding(None, "r", vec![dev()])];
+        bindings.extend(also);
+        let holders = measure(&facts(roles, bindings)).holders;
+        holders.iter().find_map(|holder| holder.close.as_ref()).unwrap().to_string()
+    };
+    let role = || cluster_role("r", vec![patch_pods()]);
+    assert!(close(Vec::new(), vec![role()]).starts_with("kubectl patch clusterrole/r "));
+    let bound = close(vec![binding(None, "r", vec![own()])], vec![role()]);
+    assert_eq!(bound, "kubectl delete clusterrolebinding/b");
+    // By aggregation, too.
+    let mut whole = cluster_role("whole", Vec::new());
+    whole.aggregates = vec![Selector::default()];
+    let bound = close(vec![binding(None, "whole", vec![own()])], vec![role(), whole]);
+    assert_eq!(bound, "kubectl delete clusterrolebinding/b");
+}
+
+#[test]
+fn aggregation_is_followed_to_its_end() {
+    let aggregate = |name: &str, own: &str, of: &str| {
+        let mut role = cluster_role(name, Vec::new());
+        role.labels.insert(own.into(), "true".into());
+        let asks = Asks::Exists;
+        role.aggregates = vec![Selector(vec![Requirement { key: of.into(), asks }])];
+        role
+    };
+    let mut part = cluster_role("part", vec![patch_pods()]);
+    part.labels.insert("c".into(), "true".into());
+    // The last takes over the first, too: a circle has an end.
+    part.aggregates = vec![Selector(vec![Requirement { key: "a".into(), asks: Asks::Exists }])];
+    let roles = vec![aggregate("one", "a", "b"), aggregate("two", "b", "c"), part];
+    let dev = vec![Subject::User("dev".into())];
+    let holders = measure(&facts(roles, vec![binding(None, "one", dev)])).holders;
+    assert_eq!(holders.len(), 1);
+    assert_eq!(&*holders[0].aggregated_from, boxed(&["part"]));
 }

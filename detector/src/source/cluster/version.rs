@@ -133,8 +133,10 @@ pub(crate) struct Release {
 enum More {
     /// Nothing, or the name of an architecture: it is the release.
     Nothing,
-    /// It is from before the release: a development build, a release candidate, a preview.
+    /// It is from before the release: a development build, a release candidate.
     Before,
+    /// Two numbers: a preview of Calico Enterprise, or a vendor's count of builds of Calico.
+    Preview,
     /// It is so many commits behind the release, as `git describe` counts.
     Behind,
     /// A vendor's own count of its builds of the release.
@@ -144,7 +146,7 @@ enum More {
 impl Release {
     /// `v3.22.1`, with or without the letter, and with anything printable behind it.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let text = text.strip_prefix('v').unwrap_or(text);
+        let text = text.strip_prefix(['v', 'V']).unwrap_or(text);
         let end = text.find(['-', '+', '_']).unwrap_or(text.len());
         let (numbers, rest) = text.split_at(end);
         let number = |text: &str| {
@@ -175,6 +177,8 @@ impl Release {
         let next_is = fixed.contains(&(major, minor, patch.saturating_add(1)));
         match self.more {
             More::Before if is => return None,
+            More::Preview if is && product == Product::Enterprise => return None,
+            More::Preview if next_is && product == Product::Calico => return None,
             More::Behind | More::Vendors if next_is => return None,
             _ => {}
         }
@@ -202,8 +206,13 @@ impl More {
         }
         // Previews of Calico Enterprise are v3.13.0-1.0 and the like.
         let preview = first.split_once('.').is_some_and(|(a, b)| number(a) && number(b));
-        let before = preview || BEFORE.iter().any(|word| lower.starts_with(word));
-        if before { Self::Before } else { Self::Vendors }
+        if BEFORE.iter().any(|word| lower.starts_with(word)) {
+            Self::Before
+        } else if preview {
+            Self::Preview
+        } else {
+            Self::Vendors
+        }
     }
 }
 

@@ -84,5 +84,5 @@ fn a_pod_without_a_node_is_read_for_what_it_asks() {
     let marks = marks(&object).unwrap();
     assert_eq!(marks.asked, ["10.0.0.7".parse::<std::net::IpAddr>().unwrap()]);
     assert_eq!(marks.malformed.len(), 1);
-    assert_eq!(&*without_node(&object).unwrap().value.node.0, "");
+    assert_eq!(&*read(&object).unwrap().value.node.0, "");
 }
