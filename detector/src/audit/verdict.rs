@@ -64,13 +64,13 @@ fn left_out<'a>(
     reach: &Reach,
     allowed: &AllowList,
 ) -> Vec<&'a str> {
-    let named = |namespace: &str| allowed.entries().iter().any(|e| *e.namespace == *namespace);
+    let is_allowed = |namespace: &str| allowed.entries().iter().any(|e| *e.namespace == *namespace);
     let covered = |namespace: &str| {
         let mut tenants = reach.holders.iter().filter(|holder| holder.system.is_none());
         tenants.any(|holder| holder.namespace.as_deref().is_none_or(|own| own == namespace))
     };
     let names = except.iter().map(|name| &**name);
-    names.filter(|name| !named(name) && (!reach.complete || covered(name))).collect()
+    names.filter(|name| !is_allowed(name) && (!reach.complete || covered(name))).collect()
 }
 
 fn with_calico(facts: &Facts, exposure: &Exposure, reach: &Reach, allowed: &AllowList) -> Judged {

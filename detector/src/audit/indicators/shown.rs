@@ -159,8 +159,8 @@ fn shared(ground: &Ground<'_>, findings: &mut Vec<Finding>) {
             pods.iter().map(|pod| format!("{} on {}", pod.key, pod.node)).collect();
         // Whoever's status somebody else wrote is the one to look at.
         let marks = |pod: &Pod| told.get(&pod.key).and_then(|resident| resident.marks.as_deref());
-        let forged = |pod: &&&Pod| marks(pod).is_some_and(|marks| marks.status_writer.is_some());
-        let forger = pods.iter().find(forged).copied();
+        let rewritten = |pod: &&&Pod| marks(pod).is_some_and(|marks| marks.status_writer.is_some());
+        let forger = pods.iter().find(rewritten).copied();
         let machine = |pod: &Pod| {
             let machine = told.get(&pod.key).and_then(|resident| resident.machine.as_deref());
             machine.map(|machine| (pod.key.namespace().to_owned(), machine))

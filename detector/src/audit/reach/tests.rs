@@ -289,7 +289,7 @@ fn a_role_that_the_clusters_own_need_is_not_tightened() {
         let mut bindings = vec![binding(None, "r", vec![dev()])];
         bindings.extend(also);
         let holders = measure(&facts(roles, bindings)).holders;
-        holders.iter().find_map(|holder| holder.close.as_ref()).unwrap().to_string()
+        holders.iter().find_map(|holder| holder.close.as_ref()).unwrap().clone()
     };
     let role = || cluster_role("r", vec![patch_pods()]);
     assert!(close(Vec::new(), vec![role()]).starts_with("kubectl patch clusterrole/r "));
