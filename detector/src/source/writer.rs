@@ -66,7 +66,7 @@ pub struct WriterOptions {
 /// What the kernel says of itself, and so where the programs read.
 pub(in crate::source) struct Ground {
     btf: Option<Btf>,
-    layout: Layout,
+    layout: Global,
     /// Why tasks are not read.
     tasks: Result<(), String>,
     /// Why routes are not read.
@@ -115,7 +115,7 @@ impl Ground {
     pub(in crate::source) fn survey(options: &WriterOptions) -> Self {
         let unknown = |why: String| Self {
             btf: None,
-            layout: Layout::UNKNOWN,
+            layout: Global(Layout::UNKNOWN),
             tasks: Err(why.clone()),
             routes: Err(why),
         };
@@ -131,14 +131,12 @@ impl Ground {
             layout.tasks = 0;
             tasks = Err("it is to be refused (--refuse)".to_owned());
         }
-        Self { btf: Some(btf), layout, tasks, routes }
+        Self { btf: Some(btf), layout: Global(layout), tasks, routes }
     }
 
     /// Hands the layout to the programs that are to be loaded.
     pub(in crate::source) fn tell<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
-        // SAFETY: `Global` is transparent, so what is referred to is the same.
-        let global: &'a Global = unsafe { &*(&raw const self.layout).cast() };
-        loader.override_global("LAYOUT", global, true);
+        loader.override_global("LAYOUT", &self.layout, true);
     }
 
     /// Traces the functions that write. `blind` is why the filter does not read the kernel's memory.

@@ -243,15 +243,10 @@ impl<'a> Node<'a> {
             Step::Felix(step) => self.settings(step),
             Step::Link(pod) => self.link(&interface(pod)?),
             Step::Unlink(pod) => self.namespace.ip(&format!("link del {}", interface(pod)?)),
-            Step::Ip(arguments) => {
-                let arguments = words.expand(arguments)?;
-                let family = if words.family == super::Family::Ipv4 { "-4" } else { "-6" };
-                self.namespace.ip(&format!("{family} {arguments}"))
-            }
+            Step::Ip(arguments) => self.namespace.ip(&ip_words(words, arguments)?),
             Step::Refused(arguments) => {
-                let arguments = words.expand(arguments)?;
-                let family = if words.family == super::Family::Ipv4 { "-4" } else { "-6" };
-                match self.namespace.ip(&format!("{family} {arguments}")) {
+                let arguments = ip_words(words, arguments)?;
+                match self.namespace.ip(&arguments) {
                     Ok(()) => bail!("the kernel takes `ip {arguments}`, and should refuse it"),
                     Err(_) => Ok(()),
                 }
@@ -442,4 +437,10 @@ fn wait_for_expected(words: Words<'_>, agent: &Agent, all: &mut AllSeen) -> Resu
         }
     }
     Ok(())
+}
+
+/// The words of an `ip` command, with the family that it is for.
+fn ip_words(words: Words<'_>, arguments: &str) -> Result<String> {
+    let family = if words.family == super::Family::Ipv4 { "-4" } else { "-6" };
+    Ok(format!("{family} {}", words.expand(arguments)?))
 }
