@@ -134,6 +134,8 @@ fn run(task: Task) -> Result<()> {
     if matches!(task, Task::Setup | Task::Test) {
         setup::observers()?;
         setup::bird()?;
+        setup::helm::run()?;
+        setup::checkov::run()?;
     }
     match task {
         Task::Setup => Ok(()),

@@ -11,6 +11,9 @@
 //! nothing, and each is decided by running what it is about, so that nothing has to be remembered.
 
 mod apt;
+pub(crate) mod checkov;
+mod golang;
+pub(crate) mod helm;
 pub(crate) mod kernels;
 pub(crate) mod kubernetes;
 
