@@ -52,6 +52,11 @@ impl Programs {
             .ok()
     }
 
+    /// Where kubectl is.
+    pub fn kubectl(&self) -> &Path {
+        &self.kubectl
+    }
+
     fn within(folder: &Path) -> Option<Self> {
         let program = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
         Some(Self {
