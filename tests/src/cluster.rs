@@ -2,7 +2,7 @@
 //!
 //! Nothing but the API runs: no controller, no scheduler, no kubelet. Pods stay as a test writes
 //! them, and a namespace that is deleted never goes. Calico's kinds are there, from `tests/crds`,
-//! and the agent's rights, from `deploy/rbac.yaml`: an agent that uses [`User::Agent`] has those
+//! and the agent's rights, from `deploy/base/rbac.yaml`: an agent that uses [`User::Agent`] has those
 //! and no others. The same goes for [`User::Auditor`] and `deploy/audit-rbac.yaml`.
 //!
 //! To be reached from another network namespace, put a [`Relay`](crate::relay::Relay) between.
@@ -107,8 +107,8 @@ impl Cluster {
             Self { apiserver, objects, etcd, keeper, programs, identity, port, audited, folder };
         fs::write(cluster.audit_file("policy"), AUDIT_POLICY)?;
         cluster.restart()?;
-        cluster.define(&[&project("tests/crds"), &project("deploy/crd.yaml")])?;
-        for roles in ["deploy/rbac.yaml", "deploy/audit-rbac.yaml"] {
+        cluster.define(&[&project("tests/crds"), &project("deploy/base/crd.yaml")])?;
+        for roles in ["deploy/base/rbac.yaml", "deploy/audit-rbac.yaml"] {
             cluster.kubectl(&["apply", "--filename", &project(roles).to_string_lossy()])?;
         }
         cluster.kubectl_fed(&["apply", "--filename=-"], identity::BINDINGS)?;
