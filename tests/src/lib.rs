@@ -4,6 +4,7 @@ pub mod agent;
 pub mod apiserver;
 pub mod audit;
 pub mod cluster;
+pub mod container;
 mod door;
 pub mod endure;
 pub mod measure;
