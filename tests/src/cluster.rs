@@ -126,6 +126,16 @@ impl Cluster {
         self.identity.kubeconfig(user, addr)
     }
 
+    /// The path of the certificate by which the server is known.
+    pub fn authority_path(&self) -> &Path {
+        self.identity.authority()
+    }
+
+    /// Where the programs are.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
     /// The path of the administrator's kubeconfig.
     pub fn kubeconfig_path(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
@@ -310,7 +320,7 @@ impl Port {
 }
 
 /// A path of the project.
-fn project(path: &str) -> PathBuf {
+pub(crate) fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 

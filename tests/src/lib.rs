@@ -5,6 +5,7 @@ pub mod apiserver;
 pub mod audit;
 pub mod cluster;
 pub mod deploy;
+pub mod container;
 mod door;
 pub mod endure;
 pub mod measure;

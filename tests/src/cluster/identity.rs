@@ -120,6 +120,11 @@ impl Identity {
         Ok(())
     }
 
+    /// Who signed the server's certificate.
+    pub(super) fn authority(&self) -> &Path {
+        &self.authority
+    }
+
     /// What kube-apiserver is told of it.
     pub(super) fn arguments(&self) -> Vec<String> {
         let file = |name: &str, path: &Path| format!("--{name}={}", path.display());
