@@ -204,6 +204,13 @@ impl Agent {
         self.logged.iter().any(|entry| entry["fields"]["message"] == message)
     }
 
+    /// Whether the log has said something with these words in it so far.
+    pub fn has_logged_with(&mut self, words: &str) -> bool {
+        self.logged.extend(self.log.try_iter());
+        let message = |entry: &Value| entry["fields"]["message"].as_str().map(str::to_owned);
+        self.logged.iter().filter_map(message).any(|message| message.contains(words))
+    }
+
     /// Ends the agent by a signal that it cannot survive; gives how it ended, what it had found and
     /// nobody had heard yet, and all that it logged.
     pub fn end(mut self, signal: Signal) -> Result<Ended> {

@@ -210,7 +210,7 @@ impl Pod {
             .collect();
         for variable in &container.env {
             let value = match (&variable.value, &variable.value_from) {
-                (Some(value), None) => self.expand(value, &env),
+                (Some(value), None) => expand(value, &env),
                 (None, Some(from)) => {
                     let field = &from.field_ref.field_path;
                     self.env.get(field).with_context(|| format!("{field} is not known"))?.clone()
@@ -220,13 +220,6 @@ impl Pod {
             env.insert(variable.name.clone(), value);
         }
         Ok(env)
-    }
-
-    /// `$(NAME)` in a value, as the kubelet replaces it.
-    fn expand(&self, value: &str, env: &BTreeMap<String, String>) -> String {
-        env.iter().fold(value.to_owned(), |value, (name, known)| {
-            value.replace(&format!("$({name})"), known)
-        })
     }
 
     /// The seccomp profile that a container asks for, read where the kubelet would.
@@ -289,4 +282,10 @@ impl Pod {
         fs::copy(cluster.authority_path(), folder.join("ca.crt"))?;
         Ok(())
     }
+}
+
+/// `$(NAME)` in a value, as the kubelet replaces it.
+fn expand(value: &str, env: &BTreeMap<String, String>) -> String {
+    env.iter()
+        .fold(value.to_owned(), |value, (name, known)| value.replace(&format!("$({name})"), known))
 }

@@ -14,7 +14,7 @@ use crate::cluster::project;
 /// A pod's specification, as far as a container runtime has to know of it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(missing_docs, reason = "Kubernetes' own names")]
+#[expect(missing_docs, clippy::struct_excessive_bools, reason = "Kubernetes' own names")]
 pub struct PodSpec {
     pub service_account_name: String,
     pub automount_service_account_token: bool,
@@ -45,7 +45,7 @@ pub struct PodSpec {
     pub security_context: Value,
 }
 
-/// A container.
+/// A container of it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[expect(missing_docs, reason = "Kubernetes' own names")]
@@ -71,6 +71,7 @@ pub struct ContainerSpec {
     pub readiness_probe: Value,
 }
 
+/// What a container may.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[expect(missing_docs, reason = "Kubernetes' own names")]
@@ -84,6 +85,7 @@ pub struct SecurityContext {
     pub seccomp_profile: Option<SeccompProfile>,
 }
 
+/// Its capabilities.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "Kubernetes' own names")]
@@ -93,6 +95,7 @@ pub struct Capabilities {
     pub add: Vec<String>,
 }
 
+/// Its system calls.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[expect(missing_docs, reason = "Kubernetes' own names")]
@@ -102,6 +105,7 @@ pub struct SeccompProfile {
     pub localhost_profile: Option<String>,
 }
 
+/// A variable of its environment.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[expect(missing_docs, reason = "Kubernetes' own names")]
@@ -111,6 +115,7 @@ pub struct Variable {
     pub value_from: Option<ValueFrom>,
 }
 
+/// Where a value comes from.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[expect(missing_docs, reason = "Kubernetes' own names")]
@@ -118,6 +123,7 @@ pub struct ValueFrom {
     pub field_ref: FieldRef,
 }
 
+/// A field of the pod.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[expect(missing_docs, reason = "Kubernetes' own names")]
@@ -125,6 +131,7 @@ pub struct FieldRef {
     pub field_path: String,
 }
 
+/// Where a volume is.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[expect(missing_docs, reason = "Kubernetes' own names")]
@@ -136,6 +143,7 @@ pub struct VolumeMount {
     pub sub_path: Option<String>,
 }
 
+/// A volume.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[expect(missing_docs, reason = "Kubernetes' own names")]
@@ -146,6 +154,7 @@ pub struct Volume {
     pub empty_dir: Option<Value>,
 }
 
+/// An object by its name.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "Kubernetes' own names")]
@@ -153,6 +162,7 @@ pub struct Named {
     pub name: String,
 }
 
+/// A folder of the host.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "Kubernetes' own names")]
