@@ -6,6 +6,7 @@ pub mod audit;
 pub mod cluster;
 mod door;
 pub mod endure;
+pub mod machine;
 pub mod measure;
 pub mod netns;
 pub mod pretend;
