@@ -2,7 +2,7 @@
 //!
 //! cargo-deb makes it of what `detector/Cargo.toml` names. What is not a file of the source tree is put
 //! into `target/package` first: the program without its symbols, and the man pages and completions that it
-//! writes itself.
+//! writes itself. Where lintian is installed, it has its say.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::command::{output, run};
+use crate::command::{output, run, succeeds};
 use crate::{build, setup};
 
 /// How the program in it is built.
@@ -44,8 +44,12 @@ pub(crate) fn deb(profile: Profile) -> Result<PathBuf> {
         cargo.arg("--fast");
     }
     run(&mut cargo)?;
-    let made = fs::read_dir(&folder)?.next().context("cargo deb makes no package")??;
-    Ok(made.path())
+    let made = fs::read_dir(&folder)?.next().context("cargo deb makes no package")??.path();
+    if succeeds("lintian", &["--version"]) {
+        let mut lintian = Command::new("lintian");
+        run(lintian.args(["--fail-on", "error", "--tag-display-limit", "0"]).arg(&made))?;
+    }
+    Ok(made)
 }
 
 /// Puts together what is made by or of the program.

@@ -187,11 +187,13 @@ pub(super) fn status(watching: &Watching, awaited: &[&str], degraded: &[Degraded
         format!("watching routes by {routes}, {standing} {findings}")
     };
     if !awaited.is_empty() {
-        line += &format!("; not yet told of {}", listed(awaited.iter().copied()));
+        line.push_str("; not yet told of ");
+        line.push_str(&listed(awaited.iter().copied()));
     }
     if !degraded.is_empty() {
-        let names = listed(degraded.iter().map(|one| one.capability.as_str()));
-        line += &format!("; degraded: {names} (`detector status` says why)");
+        line.push_str("; degraded: ");
+        line.push_str(&listed(degraded.iter().map(|one| one.capability.as_str())));
+        line.push_str(" (`detector status` says why)");
     }
     one_line(&line)
 }
@@ -199,11 +201,8 @@ pub(super) fn status(watching: &Watching, awaited: &[&str], degraded: &[Degraded
 /// Names, and how many more there are.
 fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
     let more = names.len().saturating_sub(NAMES);
-    let mut shown = names.take(NAMES).collect::<Vec<_>>().join(", ");
-    if more > 0 {
-        shown += &format!(" and {more} more");
-    }
-    shown
+    let shown = names.take(NAMES).collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
 }
 
 /// A line break would begin another word to the manager.
