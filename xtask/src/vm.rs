@@ -11,7 +11,7 @@
 mod machine;
 mod ramdisk;
 mod report;
-mod unit;
+pub(crate) mod unit;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -91,6 +91,12 @@ impl Options {
     pub(crate) fn short() -> Self {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         Self { kernel: Vec::new(), scenario: names(&SHORT), test: names(&NAMES), only: None }
+    }
+
+    /// The same, but for the unit.
+    pub(crate) fn without_unit(mut self) -> Self {
+        self.test.retain(|test| test != unit::NAME);
+        self
     }
 
     /// Whether all is meant.

@@ -1,7 +1,7 @@
 //! The unit in a machine with a real Debian: systemd is its first process, the package is installed there
 //! by dpkg, and `tests/src/bin/unit.rs` says what came of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -11,7 +11,7 @@ use super::report::Report;
 use crate::package::Profile;
 use crate::setup::kernels::Fetched;
 use crate::setup::userland;
-use crate::{build, package};
+use crate::{build, package, setup};
 
 /// Its name among the tests.
 pub(super) const NAME: &str = "systemd";
@@ -37,10 +37,17 @@ const MASKED: [&str; 4] = [
     "e2scrub_reap.service",
 ];
 
+/// Finds what makes the package and the system; gives the system's folder. Where it fails, the unit cannot
+/// be tested.
+pub(crate) fn prepare() -> Result<PathBuf> {
+    setup::packager()?;
+    userland::fetch()
+}
+
 /// Installs the package on these kernels, and tests its unit there.
 pub(super) fn run(kernels: &[&Fetched]) -> Result<()> {
+    let system = prepare()?;
     let package = package::deb(Profile::Debug)?;
-    let system = userland::fetch()?;
     build::programs(&["guest", "unit"], &[])?;
     let built = build::target()?.join("debug");
     let mut disk = Ramdisk::default();
