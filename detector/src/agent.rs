@@ -124,6 +124,8 @@ struct Agent {
     refused: Refused,
     /// When the heap was last trimmed.
     trimmed: Instant,
+    /// Whether the code that only the start needed was let go of.
+    settled: bool,
     translations: Translations,
     proxies: Proxies,
     /// Which destinations matter where they are translated.
@@ -214,6 +216,7 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         dumped: None,
         reopen: Instant::now(),
         trimmed: Instant::now(),
+        settled: false,
         route_source: config.route_source,
         refused: config.refused.clone(),
         translations: Translations::open(),
@@ -610,6 +613,10 @@ impl Agent {
         if self.trimmed.elapsed() >= TRIM {
             self.trimmed = Instant::now();
             heap::trim();
+            if !self.settled {
+                self.settled = true;
+                heap::forget_code();
+            }
         }
     }
 
