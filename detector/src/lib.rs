@@ -15,6 +15,7 @@ pub mod policy;
 pub mod probe;
 pub mod recording;
 pub mod runbook;
+pub mod selftest;
 pub mod sink;
 pub mod source;
 pub mod telemetry;
