@@ -120,7 +120,7 @@ pub(super) fn peers() -> BTreeSet<IpAddr> {
 
 /// The address of `0A00010A:01BB`: words of 32 bits as the machine has them, in hexadecimal digits.
 fn peer(text: &str) -> Option<IpAddr> {
-    let (digits, _) = text.split_once(':')?;
+    let (digits, _) = text.split_once(':').filter(|(digits, _)| digits.len() % 8 == 0)?;
     let words = digits.as_bytes().chunks(8).map(|word| {
         let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
         Some(word.to_ne_bytes())
