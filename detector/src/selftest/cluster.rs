@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 
 use crate::agent::{CLUSTER_QUEUE, World};
 
-/// The first block for documentation that is in no pool by any chance (RFC 5737, TEST-NET-2). The
-/// engine finds a prefix by a pod's interface by its route alone, whoever owns what is in it.
+/// A prefix for documentation, which nobody uses (RFC 5737, TEST-NET-2). A whole prefix by a pod's
+/// interface is a hijack by its route alone: the engine needs to know nobody's addresses.
 const DOCUMENTATION: ([u8; 4], u8) = ([198, 51, 100, 0], 24);
 
 /// Nodes whose addresses are kept.
