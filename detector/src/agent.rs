@@ -3,11 +3,13 @@
 //! It lets the engine have every observation in order, asks what the engine asks, tells what the
 //! engine tells, and owns up to every blindness: in the findings (`partial`), and in the log.
 
+mod begin;
 mod log;
 mod numbers;
 mod packets;
 mod senses;
 mod supervisor;
+mod world;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,18 +17,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use detector_core::engine::Output;
 use detector_core::observation::{Answer, KernelChange, Observation, Question, Reply, Sense, What};
-use detector_core::policy::AllowList;
 use detector_core::time::BootTime;
 use futures::FutureExt as _;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
+pub(crate) use self::begin::open_kernel;
 use self::log::FindingLog;
 use self::packets::{connections_ready, dumped, packets_ready};
 use self::senses::Senses;
+pub(crate) use self::senses::is_of_cluster;
 use self::supervisor::Supervisor;
+pub(crate) use self::world::{CLUSTER_QUEUE, World};
 use crate::cli::RunArgs;
 use crate::clock::{self, BootWall};
 use crate::config::{Config, Refused, RouteSource};
@@ -41,19 +45,12 @@ use crate::source::cluster::{Cluster, Counters, Running};
 use crate::source::connections::{Connections, DumpedConnections};
 use crate::source::interests::Interests;
 use crate::source::kernel::{
-    DumpError, KernelOptions, KernelSource, Proxies, Reason, Resync, ResyncOptions, ResyncStep,
-    Uplinks,
+    DumpError, KernelSource, Opened, Proxies, Reason, Resync, ResyncStep, Uplinks,
 };
 use crate::source::packets::Packets;
 use crate::source::translations::{Told, Translations};
-use crate::source::writer::{WriterOptions, WriterSight};
+use crate::source::writer::WriterSight;
 use crate::telemetry::{self, Telemetry};
-
-/// Observations of the cluster that wait for the loop; the cluster's tasks wait when it is full.
-const CLUSTER_QUEUE: usize = 1_024;
-
-/// Questions that wait for the cluster source. The engine has fewer under way at once.
-const QUESTION_QUEUE: usize = 256;
 
 /// Records that are taken before anything else gets its turn.
 const BUDGET: usize = 4_096;
@@ -64,11 +61,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often the allocator gives back what is free.
 const TRIM: Duration = Duration::from_secs(30);
 
-/// How long one dump of the kernel's tables may take: a million routes take two seconds.
-const DUMP_TIMEOUT: Duration = Duration::from_mins(1);
-
 /// The name of the capability that eBPF for routes is.
-const ROUTES: &str = "routes-by-ebpf";
+pub(crate) const ROUTES: &str = "routes-by-ebpf";
 
 /// The name of the capability to know who writes a route, better than by a port.
 const WRITERS: &str = "writers";
@@ -131,6 +125,10 @@ struct Agent {
     /// Which destinations matter where they are translated.
     interests: Interests,
     questions: Option<mpsc::Sender<Question>>,
+    /// What the cluster has told.
+    said: mpsc::Receiver<Observation>,
+    /// Kept open, so that the channel's end is no case of its own.
+    _say: mpsc::Sender<Observation>,
     sinks: Sinks,
     senses: Senses,
     dumps: u64,
@@ -138,7 +136,9 @@ struct Agent {
     health: Health,
     pulse: Arc<Pulse>,
     supervisor: Supervisor,
-    /// The cluster source's numbers, where there is one.
+    /// The cluster source, where there is one: it ends with this.
+    _running: Option<Running>,
+    /// Its numbers.
     cluster: Option<Arc<Counters>>,
     policy: Policy,
     boot: BootWall,
@@ -148,106 +148,63 @@ struct Agent {
 /// Runs until SIGTERM or SIGINT. `args` are what `config` was made of: by them the file is read
 /// again when it changes.
 pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("no SIGTERM can be caught")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("no SIGINT can be caught")?;
+    let stop = told_to_stop()?;
     let telemetry = Arc::new(Telemetry::default());
     let health = Health::new(Arc::clone(&telemetry));
     let recorder = recorder(&config, args, &health)?;
     let cluster = if config.api { Some(Cluster::connect(&config).await?) } else { None };
-    let writers = WriterOptions { source: config.writers, refused: config.refused.clone() };
-    let options =
-        KernelOptions { ring_bytes: config.ring_bytes, writers, ..KernelOptions::default() };
-    let opened = KernelSource::open(config.route_source, &options)?;
-    info!(node = %config.node, routes = opened.source.as_str(), "watching");
-    health.expect(ROUTES);
-    if let Some(why) = &opened.degraded {
-        health.mark(ROUTES, why);
-        let capability = ROUTES;
-        warn!(
-            capability,
-            why, "degraded: route changes come by plain netlink, which a burst can overflow"
-        );
-    }
-    for capability in [WRITERS].into_iter().chain(REFUSALS) {
-        health.expect(capability);
-    }
-
-    let client = cluster.as_ref().map(Cluster::client);
-    let (sinks, stood) = Sinks::start(&config, client, &health, &telemetry)
-        .context("no thread for the sinks: raise the limit of processes")?;
-
-    let (tell, mut cluster_says) = mpsc::channel(CLUSTER_QUEUE);
-    let (questions, mut cluster_tasks) = match cluster {
-        Some(cluster) => {
-            let (ask, asked) = mpsc::channel(QUESTION_QUEUE);
-            (Some(ask), Some(cluster.start(&tell, asked)))
-        }
-        None => (None, None),
-    };
-    let grants = cluster_tasks.as_mut().and_then(Running::grants);
-    let (policy, allow_list) = Policy::start(&config, args, grants, &tell);
-    // Kept open, so that the channel's end is no case of its own.
-    let _tell = tell;
-    let pulse = Arc::new(Pulse::default());
-    pulse.beat();
+    let opened = open_kernel(&config, &health)?;
+    let world = World::start(&config, args, cluster, None, &health)?;
     let (inquiries, mut asked) = doors::inquiries();
     let inside = Inside {
-        telemetry: Arc::clone(&telemetry),
-        health: health.clone(),
-        pulse: Arc::clone(&pulse),
+        telemetry,
+        health,
+        pulse: Arc::clone(&world.pulse),
         inquiries,
-        counter: sinks.counter(),
+        counter: world.sinks.counter(),
         node: config.node.0.clone(),
         started: jiff::Timestamp::now(),
         socket: Arc::default(),
     };
-    let settings = config.settings();
-    let mut agent = Agent {
-        mind: Mind::new(settings, recorder, Arc::clone(&telemetry), health.clone()),
-        kernel: opened.source,
-        resync: Resync::new(ResyncOptions {
-            settings: Arc::new(config.settings()),
-            interval: config.resync_interval,
-            timeout: DUMP_TIMEOUT,
-        }),
-        uplinks: Uplinks::default(),
-        packets: None,
-        connections: None,
-        dumped: None,
-        reopen: Instant::now(),
-        trimmed: Instant::now(),
-        settled: false,
-        route_source: config.route_source,
-        refused: config.refused.clone(),
-        translations: Translations::open(),
-        proxies: Proxies::new(Arc::new(config.settings())),
-        interests: Interests::default(),
-        questions,
-        sinks,
-        senses: Senses::new(config.api, health.clone(), Arc::clone(&pulse)),
-        dumps: 0,
-        telemetry,
-        health,
-        pulse,
-        supervisor: Supervisor::from_environment(),
-        cluster: cluster_tasks.as_ref().map(|running| Arc::clone(running.counters())),
-        policy,
-        boot: BootWall::now(),
-        log: FindingLog::new(),
-    };
-    agent.mind.restore(clock::now(), stood);
-    agent.begin(&config, allow_list);
-    agent.show_numbers();
+    let mut agent = Agent::begin(&config, opened, world, recorder);
+    agent.supervisor = Supervisor::from_environment();
     doors::open(&inside, config.doors.listen, config.doors.socket.clone());
     heap::trim();
-    let watched = agent.watch(&mut terminate, &mut interrupt, &mut cluster_says, &mut asked).await;
+    let watched = agent.watch(stop, &mut asked).await;
     agent.supervisor.stopping(watched.as_ref().err());
     watched?;
-    agent.end(cluster_tasks);
+    agent.end();
     if let Some(socket) = &config.doors.socket {
         doors::close(&inside, socket);
     }
     Ok(())
+}
+
+/// Lives without doors: watches the network namespace of the calling thread until `stop`, with sources
+/// and sinks that were opened before.
+pub(crate) async fn live(
+    config: &Config,
+    opened: Opened,
+    world: World,
+    mut asked: mpsc::Receiver<Inquiry>,
+    stop: impl Future<Output = &'static str>,
+) -> Result<()> {
+    let mut agent = Agent::begin(config, opened, world, None);
+    agent.watch(stop, &mut asked).await?;
+    agent.end();
+    Ok(())
+}
+
+/// Waits for SIGTERM or SIGINT, which from now on end nothing by themselves.
+pub(crate) fn told_to_stop() -> Result<impl Future<Output = &'static str>> {
+    let mut terminate = signal(SignalKind::terminate()).context("no SIGTERM can be caught")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("no SIGINT can be caught")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
 }
 
 /// Says what is known of who writes routes. Where the kernel lets nothing be traced the agent does its
@@ -278,30 +235,13 @@ fn recorder(config: &Config, args: &RunArgs, health: &Health) -> Result<Option<R
 // === impl Agent ===
 
 impl Agent {
-    /// Tells the engine what is known before anything was seen.
-    fn begin(&mut self, config: &Config, allow_list: AllowList) {
-        self.begin_to_count(config.packets);
-        self.begin_to_listen(config.route_source);
-        self.observe(What::AllowList(allow_list));
-        if !config.api {
-            warn!(
-                "degraded: no API server is asked (--no-api); routes alone tell little of owners"
-            );
-            for sense in senses::AWAITED.into_iter().filter(|sense| *sense != Sense::Kernel) {
-                let why = "the API server is not asked";
-                self.health.mark(sense.as_str(), why);
-                self.observe(What::Blind(sense, Some(why.into())));
-            }
-        }
-    }
-
+    /// Watches until somebody says why it has to stop.
     async fn watch(
         &mut self,
-        terminate: &mut Signal,
-        interrupt: &mut Signal,
-        cluster: &mut mpsc::Receiver<Observation>,
+        told: impl Future<Output = &'static str>,
         asked: &mut mpsc::Receiver<Inquiry>,
     ) -> Result<()> {
+        let mut told = std::pin::pin!(told);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut kept = Instant::now();
@@ -324,16 +264,15 @@ impl Agent {
             let deadline = deadline.into_iter().chain(sign).min();
             let wake = tokio::select! {
                 biased;
-                _ = terminate.recv() => Wake::Stop("SIGTERM"),
-                _ = interrupt.recv() => Wake::Stop("SIGINT"),
+                why = &mut told => Wake::Stop(why),
                 ready = self.kernel.ready() => Wake::Kernel(ready),
                 () = sleep(deadline) => Wake::Deadline,
-                Some(observation) = cluster.recv() => Wake::Cluster(observation),
+                Some(observation) = self.said.recv() => Wake::Cluster(observation),
                 step = self.resync.next() => Wake::Dump(step),
                 ready = packets_ready(&mut self.packets) => Wake::Packets(ready),
                 ready = connections_ready(&mut self.connections) => Wake::Connections(ready),
                 dumped = dumped(&mut self.dumped) => Wake::Dumped(dumped),
-                told = self.translations.next(&self.interests) => Wake::Translations(told),
+                rules = self.translations.next(&self.interests) => Wake::Translations(rules),
                 read = self.proxies.next() => Wake::Proxies(read),
                 Some(inquiry) = asked.recv() => Wake::Inquiry(inquiry),
                 _ = housekeeping.tick() => Wake::Housekeeping,
@@ -348,7 +287,7 @@ impl Agent {
                     self.drain(Wanted::Budget(BUDGET));
                     self.own_up();
                     // However fast the kernel goes on, the others get their turn.
-                    if let Ok(observation) = cluster.try_recv() {
+                    if let Ok(observation) = self.said.try_recv() {
                         self.take(observation);
                     }
                     if let Some(step) = self.resync.next().now_or_never() {
@@ -593,6 +532,7 @@ impl Agent {
         self.own_up();
         if let Some(sight) = self.kernel.sight() {
             show_writers(&sight, &self.health);
+            self.pulse.writers_are_known();
         }
         self.look_at_packets();
         if let Some(packets) = &mut self.packets {
@@ -629,11 +569,11 @@ impl Agent {
     }
 
     /// Writes what is left to write, detaches everything, says what was done.
-    fn end(mut self, cluster: Option<Running>) {
+    fn end(mut self) {
         self.drain(Wanted::Until(clock::now()));
         let counters = self.kernel.counters();
         let holdings = self.mind.holdings();
-        let cluster = cluster.map(|running| running.counters().counts()).unwrap_or_default();
+        let cluster = self.cluster.as_ref().map(|counters| counters.counts()).unwrap_or_default();
         let packets = self.packets.as_ref().map(Packets::counters).unwrap_or_default();
         let told = self.sinks.told();
         self.sinks.end();

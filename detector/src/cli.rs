@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, ConfigError, Hook, Output, PacketSource, RouteSource, WriterSource};
+use crate::selftest::SelftestArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,6 +22,7 @@ Examples:
   detector acknowledge '10.244.7.9/32 dev cali1' --for 4h --by alice
   detector runbook dnat                               what to do about a finding of this kind
   detector test-alert --config config.yaml            whether alerts arrive where they should
+  detector selftest                                   whether a hijack here would arrive there
   detector run --record r.jsonl; detector replay r.jsonl
   detector audit                                      whether a cluster is exposed, and has been hit
 
@@ -40,6 +42,19 @@ It reads, by get and list only, what deploy/audit-rbac.yaml allows, and says wha
 
 Exit codes: 0 nothing was found; 1 there are findings; 2 it could not look, or not at enough to say that
 there is nothing.";
+
+const SELFTEST_EXAMPLES: &str = "\
+Examples:
+  detector selftest --config /etc/detector/config.yaml   as root on a node
+  detector selftest --here                               in a pod with a network namespace of its own,
+                                                         which has BPF, PERFMON and NET_ADMIN
+  detector selftest --without-sink pager --strict        pages nobody; what is degraded fails too
+  detector selftest -o json | jq 'select(.schema == \"detector.selftest/v1\")'
+
+Sinks are told of a test: test is true, Alertmanager has RouteHijackTest, Events RouteHijackTest.
+
+Exit codes: 0 the alert has arrived everywhere; 1 a stage has failed, and it says why; 2 what was typed is
+wrong, or --here was refused.";
 
 /// Detects hijacked pod routes on a Calico node (CVE-2022-28224 and its relatives).
 #[derive(Parser, Debug)]
@@ -122,6 +137,11 @@ pub enum Command {
     },
     /// Send a test finding through every configured sink, and say of each whether it took it.
     TestAlert(RunArgs),
+    /// Hijack an address that nobody uses, in a network namespace of its own, and see whether the alert
+    /// arrives: route source, API server, engine and every sink are those of the agent. Nothing is left
+    /// behind, and the host's routes are not touched.
+    #[command(after_help = SELFTEST_EXAMPLES)]
+    Selftest(SelftestArgs),
     /// Show a page of the runbook; without a name, the overview.
     Runbook {
         /// The page: the means of the finding, `flood` or `degraded`.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use detector_core::engine::Holdings;
 use detector_core::explain::Explanation;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::answers::{
     Acknowledge, ClaimView, DegradedView, Explained, KernelView, RouteShown, SinkView, Status,
@@ -65,7 +65,10 @@ pub struct Pulse {
     /// When the loop last said that it goes on, in nanoseconds since boot.
     beat: AtomicU64,
     ready: AtomicBool,
-    awaited: Mutex<Vec<&'static str>>,
+    /// Whether it is known who writes routes, or why that is not known.
+    writers: AtomicBool,
+    /// What is still awaited; each word of the senses is news here.
+    awaited: watch::Sender<Vec<&'static str>>,
 }
 
 /// What the doors need.
@@ -130,7 +133,28 @@ impl Pulse {
     /// What is still awaited before the agent is ready.
     pub fn await_for(&self, awaited: Vec<&'static str>) {
         self.ready.store(awaited.is_empty(), Ordering::Relaxed);
-        *self.awaited.lock().unwrap_or_else(PoisonError::into_inner) = awaited;
+        self.awaited.send_replace(awaited);
+    }
+
+    /// It is known who writes routes, or why that is not known.
+    pub(crate) fn writers_are_known(&self) {
+        self.writers.store(true, Ordering::Relaxed);
+        self.awaited.send_modify(|_| {});
+    }
+
+    /// Whether it is known who writes routes, or why that is not known.
+    pub(crate) fn knows_writers(&self) -> bool {
+        self.writers.load(Ordering::Relaxed)
+    }
+
+    /// Waits until something is so that follows from what the senses have said; it is looked at with
+    /// each word of theirs. For ever where it never is.
+    pub(crate) async fn until(&self, so: impl Fn() -> bool) {
+        let mut news = self.awaited.subscribe();
+        while !so() {
+            // The sender is as old as the pulse.
+            let _ = news.changed().await;
+        }
     }
 
     /// Whether every source has told all there is, or is declared degraded.
@@ -138,9 +162,9 @@ impl Pulse {
         self.ready.load(Ordering::Relaxed)
     }
 
-    /// What is awaited before that.
+    /// What is still awaited.
     pub(crate) fn awaited(&self) -> Vec<&'static str> {
-        self.awaited.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.awaited.borrow().clone()
     }
 
     /// For how long the loop has been silent, where that is too long.

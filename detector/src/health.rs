@@ -48,6 +48,11 @@ impl Health {
         Self { inner: Arc::new(Mutex::new(inner)), telemetry }
     }
 
+    /// The metrics that show it.
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.telemetry
+    }
+
     /// Makes a capability known, so that metrics show it before anything happens to it.
     pub fn expect(&self, capability: &str) {
         drop(self.telemetry.degraded.get_or_create(&Capability::new(capability)));

@@ -16,6 +16,7 @@ pub mod probe;
 pub mod recording;
 pub mod runbook;
 pub mod seccomp;
+pub mod selftest;
 pub mod sink;
 pub mod source;
 pub mod telemetry;

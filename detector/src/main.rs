@@ -9,7 +9,8 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use detector::cli::{AuditArgs, Cli, Colour, Command, LogFormat, RunArgs, Shown};
 use detector::config::{self, ConfigError, Output};
-use detector::{agent, audit, client, probe, recording, runbook, seccomp, sink};
+use detector::selftest::SelftestArgs;
+use detector::{agent, audit, client, probe, recording, runbook, seccomp, selftest, sink};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Seccomp { file: Some(file) } => {
             seccomp::install(&file).map(|()| ExitCode::SUCCESS)
         }
+        Command::Selftest(args) => return selftest(&args),
         Command::TestAlert(args) => return test_alert(&args),
         Command::Replay { file, output } => replay(&file, output),
         Command::Runbook { page } => runbook(page.as_deref()),
@@ -128,6 +130,32 @@ fn test_alert(args: &RunArgs) -> ExitCode {
     match tested {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        Err(error) => complain(&format!("{error:#}"), 1),
+    }
+}
+
+fn selftest(args: &SelftestArgs) -> ExitCode {
+    if let Some(interface) = &args.sweep {
+        let swept = selftest::sweep(interface);
+        return swept.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
+    let run = args.run();
+    let config = match config::load(&run) {
+        Ok(config) => config,
+        Err(error) => return complain(&error.to_string(), ConfigError::EXIT_CODE),
+    };
+    let _log = init_log(&run);
+    keep_to_one_arena();
+    let tested = runtime().and_then(|runtime| {
+        // Not locked: standard output is a sink, which is tested too.
+        let tested = runtime.block_on(selftest::run(config, args, &mut std::io::stdout()));
+        runtime.shutdown_timeout(FAREWELL);
+        tested
+    });
+    match tested {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) if error.is::<selftest::Refused>() => complain(&format!("{error:#}"), 2),
         Err(error) => complain(&format!("{error:#}"), 1),
     }
 }

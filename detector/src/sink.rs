@@ -11,6 +11,7 @@ mod events;
 mod journald;
 mod limit;
 mod outlet;
+mod rehearsal;
 mod remote;
 pub mod report;
 pub mod shape;
@@ -35,6 +36,7 @@ use tracing::warn;
 use self::desk::Desk;
 use self::limit::{Limiter, Limits};
 use self::outlet::{Confirmed, Inlet, Manner, Outlet, pipe};
+pub(crate) use self::rehearsal::{Heard, Rehearsal};
 pub use self::report::{Acknowledgement, How, Origin, Report, SCHEMA};
 pub use self::summary::{SUMMARY_SCHEMA, Summary};
 pub use self::text::write as write_text;
@@ -54,7 +56,7 @@ const STDOUT: usize = 4_096;
 const QUEUE: usize = 1_024;
 
 /// The name of the capability that telling in time is.
-const DESK: &str = "desk";
+pub(crate) const DESK: &str = "desk";
 
 /// Messages that wait for a sink that keeps what stands: it takes them at once, and has to have all.
 const LEVEL: usize = 65_536;
@@ -105,6 +107,7 @@ pub struct Sinks {
     telemetry: Arc<Telemetry>,
     health: Health,
     told: u64,
+    rehearsal: Option<Rehearsal>,
 }
 
 /// The way to the desk for others than the loop.
@@ -119,6 +122,7 @@ struct Making<'a> {
     to: Sender<In>,
     health: Health,
     telemetry: Arc<Telemetry>,
+    rehearsal: Option<Rehearsal>,
     outlets: Vec<(Outlet, Option<Limiter>)>,
 }
 
@@ -126,15 +130,16 @@ struct Making<'a> {
 
 impl Sinks {
     /// Starts the desk and the sinks that the configuration names. Gives the findings that stood when
-    /// the agent last ended. `client` is for Kubernetes Events.
+    /// the agent last ended. `client` is for Kubernetes Events. In a rehearsal nothing else is told.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn start(
+    pub(crate) fn start(
         config: &Config,
         client: Option<Client>,
         health: &Health,
         telemetry: &Arc<Telemetry>,
+        rehearsal: Option<Rehearsal>,
     ) -> io::Result<(Self, Vec<Finding>)> {
         let (to, inbox) = channel::<In>();
         let origin = Arc::new(Origin::of(config));
@@ -143,11 +148,13 @@ impl Sinks {
             to: to.clone(),
             health: health.clone(),
             telemetry: Arc::clone(telemetry),
+            rehearsal: rehearsal.clone(),
             outlets: Vec::new(),
         };
         making.start_all(client)?;
         let options = desk::Options {
             origin,
+            test: rehearsal.is_some(),
             repeat: config.alerts.repeat,
             state: config.doors.state.clone(),
             backlog: Arc::new(AtomicUsize::new(0)),
@@ -181,6 +188,7 @@ impl Sinks {
             telemetry: Arc::clone(telemetry),
             health: health.clone(),
             told: 0,
+            rehearsal,
         };
         Ok((sinks, standing))
     }
@@ -188,6 +196,9 @@ impl Sinks {
     /// Takes a finding. It never waits: what there is no room for is told later, by
     /// [`Self::reconcile`].
     pub fn take(&mut self, finding: Finding, told: BootTime, boot: BootWall) {
+        if self.rehearsal.as_ref().is_some_and(|rehearsal| !rehearsal.takes(&finding, told)) {
+            return;
+        }
         self.told += 1;
         if self.backlog.load(Ordering::Relaxed) >= BACKLOG {
             self.lost = true;
@@ -284,10 +295,12 @@ impl Making<'_> {
             repeats: true,
             level: false,
         };
-        let record = Manner { record: true, repeats: false, ..manner("stdout") };
-        let inlet = self.pipe(record, STDOUT, None);
-        let output = config.output;
-        spawn("stdout", move || stdout::run(inlet, output))?;
+        if !self.rehearsal.as_ref().is_some_and(|rehearsal| rehearsal.silent) {
+            let record = Manner { record: true, repeats: false, ..manner("stdout") };
+            let inlet = self.pipe(record, STDOUT, None);
+            let output = config.output;
+            spawn("stdout", move || stdout::run(inlet, output))?;
+        }
         if let Some(socket) = config.outlets.journald.clone() {
             let inlet = self.pipe(manner("journald"), QUEUE, Some(self.limits()));
             spawn("journald", move || journald::run(inlet, &socket))?;
@@ -316,8 +329,9 @@ impl Making<'_> {
 
     fn pipe(&mut self, manner: Manner, room: usize, limits: Option<Limits>) -> Inlet {
         let (to, health) = (self.to.clone(), self.health.clone());
-        let (outlet, inlet) =
+        let (outlet, mut inlet) =
             pipe(manner, room, self.outlets.len(), to, health, Arc::clone(&self.telemetry));
+        inlet.heard = self.rehearsal.as_ref().map(|rehearsal| rehearsal.heard.clone());
         self.outlets.push((outlet, limits.map(Limiter::new)));
         inlet
     }

@@ -8,7 +8,7 @@ pub mod interests;
 pub mod kernel;
 mod netfilter;
 pub mod packets;
-mod questions;
+pub(crate) mod questions;
 pub mod translations;
 pub mod witness;
 pub mod writer;

@@ -23,6 +23,12 @@ pub(super) const AWAITED: [Sense; 7] = [
 /// The senses that the agent does not wait for.
 const OTHERS: [Sense; 3] = [Sense::Packets, Sense::Connections, Sense::Translations];
 
+/// Whether a capability is a sense that the API server tells of.
+pub(crate) fn is_of_cluster(capability: &str) -> bool {
+    let mut senses = AWAITED.into_iter().filter(|sense| *sense != Sense::Kernel);
+    senses.any(|sense| sense.as_str() == capability)
+}
+
 /// What is seen.
 #[derive(Debug)]
 pub(super) struct Senses {

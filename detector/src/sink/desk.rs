@@ -51,6 +51,8 @@ pub(super) const STATE: &str = "state";
 /// What the desk is made of.
 pub(super) struct Options {
     pub(super) origin: Arc<Origin>,
+    /// Whether all that is told is a test.
+    pub(super) test: bool,
     pub(super) repeat: Duration,
     pub(super) state: Option<PathBuf>,
     /// Findings that were sent here and not begun with.
@@ -180,7 +182,8 @@ impl Desk {
 
     fn take(&mut self, finding: Finding, told: BootTime, boot: BootWall) {
         self.boot = boot;
-        let report = Report::new(&self.options.origin, boot, told, finding);
+        let mut report = Report::new(&self.options.origin, boot, told, finding);
+        report.test = self.options.test;
         self.tell(report, &BTreeSet::new());
     }
 

@@ -177,6 +177,8 @@ async fn of_report(client: &Client, report: &Report) -> Vec<(Event, ObjectRefere
     };
     let over = report.how == How::Closed;
     let reason = |what: &str| match (over, charge.certainty) {
+        (true, _) if report.test => format!("{what}TestOver"),
+        (false, _) if report.test => format!("{what}Test"),
         (true, _) => format!("{what}Over"),
         (false, Certainty::Hijack) => what.to_owned(),
         (false, Certainty::Attempt) => format!("{what}Attempt"),
@@ -186,7 +188,8 @@ async fn of_report(client: &Client, report: &Report) -> Vec<(Event, ObjectRefere
     let address = report.finding.key.subject.prefix();
     let action = address.map_or_else(|| report.key(), |address| format!("divert {address}"));
     let event = |what: &str, secondary: Option<&ObjectReference>| Event {
-        type_: if over { EventType::Normal } else { EventType::Warning },
+        // Nobody is to be warned of a test.
+        type_: if over || report.test { EventType::Normal } else { EventType::Warning },
         reason: reason(what),
         note: Some(cut(&note, NOTE)),
         action: cut(&action, ACTION),

@@ -9,8 +9,10 @@ use detector_core::finding::Severity;
 use tokio::sync::mpsc;
 
 use super::In;
+use super::rehearsal::Heard;
 use super::report::Report;
 use super::summary::Summary;
+use crate::clock;
 use crate::health::Health;
 use crate::telemetry::{Sink, Telemetry};
 
@@ -73,6 +75,8 @@ pub(super) struct Inlet {
     desk: Sender<In>,
     health: Health,
     telemetry: Arc<Telemetry>,
+    /// Who else wants to know, in a rehearsal.
+    pub(super) heard: Option<mpsc::UnboundedSender<Heard>>,
 }
 
 /// Makes both ends of a sink's queue, with room for so many messages.
@@ -100,7 +104,9 @@ pub(super) fn pipe(
     };
     health.expect(&outlet.capability());
     telemetry.expect_sink(&name);
-    (outlet, Inlet { name, queue: from, queued, ended, sink, desk, health, telemetry })
+    let inlet =
+        Inlet { name, queue: from, queued, ended, sink, desk, health, telemetry, heard: None };
+    (outlet, inlet)
 }
 
 fn capability(name: &str) -> String {
@@ -189,6 +195,7 @@ impl Inlet {
     pub(super) fn delivered(&self, messages: u64, numbers: Vec<u64>) {
         let labels = crate::telemetry::Delivery::new(&self.name, "delivered");
         self.telemetry.sink_messages.get_or_create(&labels).inc_by(messages);
+        self.hear(|sink| Heard::Taken { sink, at: clock::now() });
         // As long as more waits, it may be too slow still.
         if self.queue.is_empty() {
             self.health.restore(&capability(&self.name));
@@ -201,6 +208,7 @@ impl Inlet {
         let labels = crate::telemetry::Delivery::new(&self.name, "failed");
         self.telemetry.sink_messages.get_or_create(&labels).inc_by(messages);
         self.health.degrade(&capability(&self.name), why);
+        self.hear(|sink| Heard::Refused { sink, why: why.into() });
         self.confirm(numbers);
     }
 
@@ -208,6 +216,14 @@ impl Inlet {
     pub(super) fn retrying(&self, why: &str) {
         self.telemetry.count_message(&self.name, "retried");
         self.health.degrade(&capability(&self.name), why);
+        self.hear(|sink| Heard::Delayed { sink, why: why.into() });
+    }
+
+    fn hear(&self, word: impl FnOnce(Box<str>) -> Heard) {
+        if let Some(heard) = &self.heard {
+            // Whoever wanted to know may have gone.
+            let _ = heard.send(word(self.name.clone()));
+        }
     }
 
     fn confirm(&self, numbers: Vec<u64>) {

@@ -33,7 +33,7 @@ pub async fn run(mut config: Config, out: &mut dyn Write) -> Result<bool> {
     } else {
         None
     };
-    let (sinks, _) = Sinks::start(&config, client, &health, &telemetry)
+    let (sinks, _) = Sinks::start(&config, client, &health, &telemetry, None)
         .context("no thread for the sinks: raise the limit of processes")?;
     let origin = Origin::of(&config);
     sinks.send(In::Ask(Ask::Test(Box::new(report(&Arc::new(origin))))));

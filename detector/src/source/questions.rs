@@ -14,6 +14,8 @@ use super::kernel::socket;
 const GET: u16 = 0x001;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
 const DUMP: u16 = 0x001 | 0x300;
+/// `NLM_F_REQUEST | NLM_F_ACK`.
+const ORDER: u16 = 0x001 | 0x004;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -24,8 +26,8 @@ const BUFFER: usize = 64 << 10;
 /// How long the kernel may take for one datagram, in seconds.
 const PATIENCE: i64 = 5;
 
-/// A socket for questions.
-pub(super) struct Questions {
+/// A socket for questions, and for orders.
+pub(crate) struct Questions {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
@@ -35,7 +37,7 @@ pub(super) struct Questions {
 
 impl Questions {
     /// Opens a socket of a netlink protocol in the network namespace of the calling thread.
-    pub(super) fn open(protocol: isize) -> io::Result<Self> {
+    pub(crate) fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE))
@@ -44,7 +46,7 @@ impl Questions {
     }
 
     /// Asks for all of a kind, by what follows the netlink header, and shows each answer.
-    pub(super) fn dump(
+    pub(crate) fn dump(
         &mut self,
         kind: u16,
         body: &[u8],
@@ -55,7 +57,7 @@ impl Questions {
     }
 
     /// Asks for one thing, and shows the one answer.
-    pub(super) fn get(
+    pub(crate) fn get(
         &mut self,
         kind: u16,
         body: &[u8],
@@ -63,6 +65,12 @@ impl Questions {
     ) -> io::Result<()> {
         self.ask(kind, GET, body)?;
         self.hear(true, each)
+    }
+
+    /// Has something done, with these flags beside those of every order; it is done when this returns.
+    pub(crate) fn order(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+        self.ask(kind, ORDER | flags, body)?;
+        self.hear(false, &mut |_| {})
     }
 
     fn ask(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
