@@ -46,15 +46,15 @@ there is nothing.";
 const SELFTEST_EXAMPLES: &str = "\
 Examples:
   detector selftest --config /etc/detector/config.yaml   as root on a node
-  detector selftest --here                               in a pod with a network namespace of its own,
-                                                         which has BPF, PERFMON and NET_ADMIN
-  detector selftest --without-sink pager --strict        pages nobody; what is degraded fails too
-  detector selftest -o json | jq 'select(.schema == \"detector.selftest/v1\")'
+  detector selftest --here                               in a pod that has a network namespace of
+                                                         its own, BPF, PERFMON and NET_ADMIN
+  detector selftest --without-sink pager --strict        what is degraded is a failure, too
+  detector selftest -o json | tail -n 1                  the report, after the findings
 
-Sinks are told of a test: test is true, Alertmanager has RouteHijackTest, Events RouteHijackTest.
+Sinks are told that it is a test: findings have test, Alertmanager and Events RouteHijackTest.
 
-Exit codes: 0 the alert has arrived everywhere; 1 a stage has failed, and it says why; 2 what was typed is
-wrong, or --here was refused.";
+Exit codes: 0 the alert has arrived everywhere; 1 a stage has failed, and it says why; 2 what was
+typed is wrong, or --here was refused.";
 
 /// Detects hijacked pod routes on a Calico node (CVE-2022-28224 and its relatives).
 #[derive(Parser, Debug)]
