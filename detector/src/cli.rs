@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::admission::{Action, Form, Part};
 use crate::config::{self, ConfigError, Hook, Output, PacketSource, RouteSource, WriterSource};
 
 const EXAMPLES: &str = "\
@@ -23,6 +24,7 @@ Examples:
   detector test-alert --config config.yaml            whether alerts arrive where they should
   detector run --record r.jsonl; detector replay r.jsonl
   detector audit                                      whether a cluster is exposed, and has been hit
+  detector policy --config config.yaml                an admission policy that refuses the attack
 
 Exit codes: 0 all went well; 1 it failed, `findings --fail` or `audit` found some, or routes cannot be
 seen here; 2 what was typed is wrong, no agent answers, or `audit` could not look.";
@@ -40,6 +42,16 @@ It reads, by get and list only, what deploy/audit-rbac.yaml allows, and says wha
 
 Exit codes: 0 nothing was found; 1 there are findings; 2 it could not look, or not at enough to say that
 there is nothing.";
+
+const POLICY_EXAMPLES: &str = "\
+Examples:
+  detector policy --cluster --action audit            what would be refused, in the server's audit log
+  detector policy --cluster | kubectl apply -f -      refuse it, but for the cluster's allowances
+  detector policy --config config.yaml --format kyverno
+  detector policy --only claims                       the annotations of CVE-2022-28224 alone
+
+It prints policies and applies nothing. They do not follow the allow-list: print them again when it
+changes, or when an entry expires.";
 
 /// Detects hijacked pod routes on a Calico node (CVE-2022-28224 and its relatives).
 #[derive(Parser, Debug)]
@@ -59,6 +71,9 @@ pub enum Command {
     /// could, and what to do about it. Only reads.
     #[command(after_help = AUDIT_EXAMPLES)]
     Audit(AuditArgs),
+    /// Print admission policies that refuse what the attack needs, but for what the allow-list allows.
+    #[command(after_help = POLICY_EXAMPLES)]
+    Policy(PolicyArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -172,6 +187,45 @@ pub struct AuditArgs {
     /// When there is colour. NO_COLOR is respected.
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: Colour,
+}
+
+/// Which policies to print, for whom, and in which form.
+#[derive(Args, Clone, Debug, Default)]
+pub struct PolicyArgs {
+    /// A configuration file of the agent, for its allow-list of floating IPs.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Also take the FloatingIPAllowances of the cluster.
+    #[arg(long)]
+    pub cluster: bool,
+    /// The kubeconfig file; without it the one that kubectl would take, or the service account of the pod.
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig.
+    #[arg(long, value_name = "NAME", requires = "cluster")]
+    pub context: Option<String>,
+    /// Whose objects they are.
+    #[arg(long, value_name = "FORMAT", default_value = "vap")]
+    pub format: Form,
+    /// What becomes of a write that they refuse.
+    #[arg(long, value_name = "ACTION", default_value = "deny")]
+    pub action: Action,
+    /// Print these only.
+    #[arg(
+        long,
+        value_name = "POLICY",
+        value_delimiter = ',',
+        default_value = "claims,records,statuses"
+    )]
+    pub only: Vec<Part>,
+    /// Another account that may write the CNI plugin's annotations, such as
+    /// system:serviceaccount:network:cni. Can be given several times.
+    #[arg(long, value_name = "USER")]
+    pub cni_user: Vec<String>,
+    /// Another account that may write pods' addresses, such as that of a virtual kubelet. Can be given
+    /// several times.
+    #[arg(long, value_name = "USER")]
+    pub node_user: Vec<String>,
 }
 
 /// What an audit looks like.

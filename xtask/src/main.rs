@@ -134,6 +134,7 @@ fn run(task: Task) -> Result<()> {
     if matches!(task, Task::Setup | Task::Test) {
         setup::observers()?;
         setup::bird()?;
+        setup::kyverno::run()?;
     }
     match task {
         Task::Setup => Ok(()),

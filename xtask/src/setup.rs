@@ -13,6 +13,7 @@
 mod apt;
 pub(crate) mod kernels;
 pub(crate) mod kubernetes;
+pub(crate) mod kyverno;
 
 use std::path::Path;
 use std::process::Command;
