@@ -456,7 +456,6 @@ impl Agent {
             What::Blind(sense, None) => self.senses.sees(*sense),
             What::PodsReset(_) => self.senses.sees(Sense::Pods),
             What::NodesReset(_) => self.senses.sees(Sense::Nodes),
-            What::Feature(_) => self.senses.sees(Sense::Feature),
             What::ServicesReset(_) => self.senses.sees(Sense::Services),
             _ => {}
         }

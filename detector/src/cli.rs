@@ -129,6 +129,12 @@ pub enum Command {
         #[arg(long, value_name = "WHEN", default_value = "auto")]
         color: Colour,
     },
+    /// Write the agent's seccomp profile, as kubelet and container runtimes read it, to standard output or
+    /// into a file, whose folder must be there.
+    Seccomp {
+        /// The file; it is replaced in one step.
+        file: Option<PathBuf>,
+    },
     /// Send a test finding through every configured sink, and say of each whether it took it.
     TestAlert(RunArgs),
     /// Show a page of the runbook; without a name, the overview.

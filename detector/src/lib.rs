@@ -16,6 +16,7 @@ pub mod policy;
 pub mod probe;
 pub mod recording;
 pub mod runbook;
+pub mod seccomp;
 pub mod sink;
 pub mod source;
 pub mod telemetry;

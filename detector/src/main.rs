@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use detector::cli::{AuditArgs, Cli, Colour, Command, LogFormat, PolicyArgs, RunArgs, Shown};
 use detector::config::{self, ConfigError, Output};
-use detector::{admission, agent, audit, client, probe, recording, runbook, sink};
+use detector::{admission, agent, audit, client, probe, recording, runbook, seccomp, sink};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -26,6 +26,10 @@ fn main() -> ExitCode {
             done.map(ExitCode::from).map_err(Into::into)
         }
         Command::Probe { output, color } => probe(output, color),
+        Command::Seccomp { file: None } => write(seccomp::PROFILE.as_bytes()),
+        Command::Seccomp { file: Some(file) } => {
+            seccomp::install(&file).map(|()| ExitCode::SUCCESS)
+        }
         Command::TestAlert(args) => return test_alert(&args),
         Command::Replay { file, output } => replay(&file, output),
         Command::Runbook { page } => runbook(page.as_deref()),

@@ -108,6 +108,12 @@ impl Agent {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        Self::launch(namespace, command)
+    }
+
+    /// Starts the agent by a command that ends with it and pipes its output: its own, or that of a
+    /// container runtime.
+    pub fn launch(namespace: &Namespace, mut command: Command) -> Result<Self> {
         namespace.hold(&mut command);
         let mut child = command.spawn().context("cannot start the agent")?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -152,9 +158,10 @@ impl Agent {
         opened.notify_all();
     }
 
-    /// The process.
+    /// The process: the one that was started, or that which a container runtime started in turn.
     pub fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().cast_signed())
+        let started = Pid::from_raw(self.child.id().cast_signed());
+        descendant(started, "detector").unwrap_or(started)
     }
 
     /// Waits until the log says `message`; gives the entry.
@@ -197,6 +204,13 @@ impl Agent {
         self.logged.iter().any(|entry| entry["fields"]["message"] == message)
     }
 
+    /// Whether the log has said something with these words in it so far.
+    pub fn has_logged_with(&mut self, words: &str) -> bool {
+        self.logged.extend(self.log.try_iter());
+        let message = |entry: &Value| entry["fields"]["message"].as_str().map(str::to_owned);
+        self.logged.iter().filter_map(message).any(|message| message.contains(words))
+    }
+
     /// Ends the agent by a signal that it cannot survive; gives how it ended, what it had found and
     /// nobody had heard yet, and all that it logged.
     pub fn end(mut self, signal: Signal) -> Result<Ended> {
@@ -227,6 +241,19 @@ impl Drop for Agent {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A process of this name below `parent`, where there is one; `parent` itself is none.
+fn descendant(parent: Pid, name: &str) -> Option<Pid> {
+    let threads = std::fs::read_dir(format!("/proc/{parent}/task")).ok()?;
+    let children: Vec<String> = threads
+        .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok())
+        .collect();
+    children.iter().flat_map(|children| children.split_whitespace()).find_map(|child| {
+        let child = Pid::from_raw(child.parse().ok()?);
+        let command = std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+        if command.trim_end() == name { Some(child) } else { descendant(child, name) }
+    })
 }
 
 /// Now, on the clock of the kernel's records.

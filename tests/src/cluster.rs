@@ -2,7 +2,7 @@
 //!
 //! Nothing but the API runs: no controller, no scheduler, no kubelet. Pods stay as a test writes
 //! them, and a namespace that is deleted never goes. Calico's kinds are there, from `tests/crds`,
-//! and the agent's rights, from `deploy/rbac.yaml`: an agent that uses [`User::Agent`] has those
+//! and the agent's rights, from `deploy/base/rbac.yaml`: an agent that uses [`User::Agent`] has those
 //! and no others. The same goes for [`User::Auditor`] and `deploy/audit-rbac.yaml`.
 //!
 //! To be reached from another network namespace, put a [`Relay`](crate::relay::Relay) between.
@@ -107,8 +107,8 @@ impl Cluster {
             Self { apiserver, objects, etcd, keeper, programs, identity, port, audited, folder };
         fs::write(cluster.audit_file("policy"), AUDIT_POLICY)?;
         cluster.restart()?;
-        cluster.define(&[&project("tests/crds"), &project("deploy/crd.yaml")])?;
-        for roles in ["deploy/rbac.yaml", "deploy/audit-rbac.yaml"] {
+        cluster.define(&[&project("tests/crds"), &project("deploy/base/crd.yaml")])?;
+        for roles in ["deploy/base/rbac.yaml", "deploy/audit-rbac.yaml"] {
             cluster.kubectl(&["apply", "--filename", &project(roles).to_string_lossy()])?;
         }
         cluster.kubectl_fed(&["apply", "--filename=-"], identity::BINDINGS)?;
@@ -124,6 +124,16 @@ impl Cluster {
     /// A kubeconfig for a user who reaches the server at this address: its own, or a relay's.
     pub fn kubeconfig(&self, user: User, addr: SocketAddr) -> String {
         self.identity.kubeconfig(user, addr)
+    }
+
+    /// The path of the certificate by which the server is known.
+    pub fn authority_path(&self) -> &Path {
+        self.identity.authority()
+    }
+
+    /// Where the programs are.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
     }
 
     /// The path of the administrator's kubeconfig.
@@ -310,7 +320,7 @@ impl Port {
 }
 
 /// A path of the project.
-fn project(path: &str) -> PathBuf {
+pub(crate) fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 

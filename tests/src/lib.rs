@@ -4,6 +4,8 @@ pub mod agent;
 pub mod apiserver;
 pub mod audit;
 pub mod cluster;
+pub mod container;
+pub mod deploy;
 mod door;
 pub mod endure;
 pub mod measure;

@@ -5,6 +5,7 @@
 //! in a network namespace, and reaches the server through a relay that counts bytes. Nothing else
 //! runs: what the relay counts is the agent's own traffic, TLS and all.
 
+pub mod footprint;
 mod population;
 
 use std::net::{Ipv4Addr, TcpListener};

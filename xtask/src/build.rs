@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::command::{is_root, run, run_loud};
-use crate::{setup, vm};
+use crate::{image, setup, vm};
 
 /// Shows the product at work.
 pub(crate) fn demo(json: bool) -> Result<()> {
@@ -74,6 +74,12 @@ pub(crate) fn bench(name: &str) -> Result<()> {
 /// Measures the agent in large clusters.
 pub(crate) fn scale() -> Result<()> {
     run_loud(cluster()?.arg("scale"))
+}
+
+/// Measures what the agent takes of a node at peace, as it is shipped.
+pub(crate) fn bench_footprint() -> Result<()> {
+    let shipped = image::program()?;
+    run_loud(cluster()?.arg("footprint").env("DETECTOR_BIN", std::fs::canonicalize(shipped)?))
 }
 
 /// Measures the audit of a large cluster.

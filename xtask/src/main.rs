@@ -6,6 +6,7 @@
 mod build;
 mod command;
 mod fuzz;
+mod image;
 mod setup;
 mod vm;
 
@@ -73,6 +74,8 @@ enum Task {
     },
     /// Run the tests that meet the kernel on other kernels, in virtual machines by emulation.
     Vm(vm::Options),
+    /// Build the container image: the agent, linked statically, and nothing else.
+    Image(image::Options),
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),
@@ -89,6 +92,9 @@ enum Bench {
     /// The agent's traffic and memory in a cluster of 2,000 and of 20,000 pods, with a real API
     /// server, and how soon it names the victim of a hijack there.
     Scale,
+    /// What the agent, as it is shipped, takes of a node at peace: time until it is ready, memory,
+    /// processor time; with a real API server.
+    Footprint,
     /// Time, memory and requests of an audit of 50,000 pods and 5,000 roles and bindings, with a real
     /// API server.
     Audit,
@@ -126,7 +132,7 @@ fn run(task: Task) -> Result<()> {
             | Task::Test
             | Task::Scenario { .. }
             | Task::Endure { .. }
-            | Task::Bench(Bench::Scale | Bench::Audit)
+            | Task::Bench(Bench::Scale | Bench::Footprint | Bench::Audit)
     );
     if clustered {
         setup::kubernetes::run()?;
@@ -135,6 +141,9 @@ fn run(task: Task) -> Result<()> {
         setup::observers()?;
         setup::bird()?;
         setup::kyverno::run()?;
+        setup::containers()?;
+        setup::helm::run()?;
+        setup::checkov::run()?;
     }
     match task {
         Task::Setup => Ok(()),
@@ -151,10 +160,12 @@ fn run(task: Task) -> Result<()> {
             let kernels = setup::machines(options.kernels()).context("nothing can be booted")?;
             vm::run(&options, &kernels)
         }
+        Task::Image(options) => image::build(&options),
         Task::Bench(Bench::Latency) => build::bench("latency"),
         Task::Bench(Bench::Churn) => build::bench("churn"),
         Task::Bench(Bench::Writer) => build::bench("writer"),
         Task::Bench(Bench::Scale) => build::scale(),
+        Task::Bench(Bench::Footprint) => build::bench_footprint(),
         Task::Bench(Bench::Audit) => build::bench_audit(),
         Task::Bench(Bench::Engine) => build::bench_engine(),
         Task::Bench(Bench::Interfaces) => build::bench("interfaces"),

@@ -11,6 +11,9 @@
 //! nothing, and each is decided by running what it is about, so that nothing has to be remembered.
 
 mod apt;
+pub(crate) mod checkov;
+mod golang;
+pub(crate) mod helm;
 pub(crate) mod kernels;
 pub(crate) mod kubernetes;
 pub(crate) mod kyverno;
@@ -61,6 +64,16 @@ const ALERTMANAGER: Need = Need {
 
 const BIRD: Need =
     Need { why: "`bird` writes routes, and tests look for who wrote them", packages: &["bird2"] };
+
+const RUNTIMES: Need = Need {
+    why: "`crun` and `runc` run the agent in a container, as a node would",
+    packages: &["crun", "runc"],
+};
+
+const BUILDAH: Need = Need { why: "`buildah` builds the container image", packages: &["buildah"] };
+
+/// The version of cargo-cyclonedx whose output is known.
+const CYCLONEDX: &str = "0.5.9";
 
 const QEMU: Need = Need {
     why: "virtual machines run the tests on other kernels",
@@ -195,6 +208,28 @@ pub(crate) fn observers() -> Result<()> {
         if needs.iter().any(|need| need.packages.contains(&service)) {
             stop(service)?;
         }
+    }
+    Ok(())
+}
+
+/// Finds what runs containers.
+pub(crate) fn containers() -> Result<()> {
+    if ["crun", "runc"].iter().all(|program| succeeds(program, &["--version"])) {
+        return Ok(());
+    }
+    apt::install(&[RUNTIMES])
+}
+
+/// Finds what builds images: buildah, and what lists the crates that go into one.
+pub(crate) fn images() -> Result<()> {
+    if !succeeds("buildah", &["--version"]) {
+        apt::install(&[BUILDAH])?;
+    }
+    if !succeeds("cargo", &["cyclonedx", "--version"]) {
+        say(&format!("building cargo-cyclonedx {CYCLONEDX}: it lists what is in the image"));
+        let mut install = Command::new("cargo");
+        install.args(["install", "--locked", "cargo-cyclonedx", "--version", CYCLONEDX]);
+        command::run(&mut install)?;
     }
     Ok(())
 }

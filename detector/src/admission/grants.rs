@@ -77,19 +77,19 @@ impl Grants {
         chunks.iter().enumerate().map(named).collect()
     }
 
-    /// What variables like these allow; `None` where they are none of these.
-    pub(crate) fn read<'a>(
-        variables: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Option<Self> {
+    /// What variables like these allow, and those of them that say so; `None` where what they say is no
+    /// allow-list.
+    pub(crate) fn read(variables: &[(String, String)]) -> Option<(Self, Vec<(String, String)>)> {
+        let own = variables.iter().filter(|(name, _)| name.starts_with(VARIABLE));
+        let own: Vec<(String, String)> = own.cloned().collect();
         let mut grants = Self::default();
-        let own = variables.into_iter().filter(|(name, _)| name.starts_with(VARIABLE));
-        for (_, expression) in own {
+        for (_, expression) in &own {
             let map: BTreeMap<Box<str>, Vec<Box<str>>> = serde_json::from_str(expression).ok()?;
             for (account, ranges) in map {
                 grants.0.entry(account).or_default().extend(ranges);
             }
         }
-        grants.entries().map(|_| grants)
+        grants.entries().map(|_| (grants, own))
     }
 
     /// The entries; `None` where one makes no sense.

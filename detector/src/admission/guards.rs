@@ -95,10 +95,15 @@ pub(super) fn about(part: Part) -> &'static [&'static str] {
 // === impl Guard ===
 
 impl Guard {
+    /// The policy of claims with an allow-list as these variables write it.
+    pub(crate) fn claims(allowed: Vec<(String, String)>) -> Self {
+        claims(allowed)
+    }
+
     /// The policy, with these exceptions.
     pub(crate) fn new(part: Part, grants: &Grants, trusted: &Trusted) -> Self {
         match part {
-            Part::Claims => claims(grants),
+            Part::Claims => Self::claims(grants.variables()),
             Part::Records => records(trusted),
             Part::Statuses => statuses(trusted),
         }
@@ -128,7 +133,7 @@ const POD_WRITES: Writes = Writes {
 const STATUS_WRITES: Writes =
     Writes { operations: &["UPDATE"], resources: &["pods/status"], kinds: &["Pod/status"] };
 
-fn claims(grants: &Grants) -> Guard {
+fn claims(allowed: Vec<(String, String)>) -> Guard {
     let mut variables = annotations();
     variables.push((
         "claims".into(),
@@ -145,7 +150,6 @@ fn claims(grants: &Grants) -> Guard {
          ? dyn(object).spec.serviceAccountName : '')"
             .into(),
     ));
-    let allowed = grants.variables();
     let mine: Vec<String> = (0..allowed.len())
         .map(|number| {
             let map = format!("variables.{VARIABLE}{number}");

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::facts::Guard;
-use crate::admission::{self, Grants, Part, Trusted};
+use crate::admission::{self, Grants, Part};
 use crate::text::printable;
 
 /// The part of the policies that guards against the annotations.
@@ -22,19 +22,14 @@ pub(super) fn name() -> &'static str {
     PART.name()
 }
 
-/// What the policy must be to allow this.
-fn wanted(grants: &Grants) -> Value {
-    admission::spec(&admission::Guard::new(PART, grants, &Trusted::default()))
-}
-
-/// What a policy of ours says that it allows.
-fn grants(spec: &Value) -> Option<Grants> {
-    let text = |value: &'_ Value| -> Option<String> { value.as_str().map(str::to_owned) };
+/// What a policy of ours says that it allows, and what it must be to allow just that.
+fn read(spec: &Value) -> Option<(Grants, Value)> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
     let variables = spec["variables"].as_array()?;
     let variables: Option<Vec<(String, String)>> =
         variables.iter().map(|v| Some((text(&v["name"])?, text(&v["expression"])?))).collect();
-    let variables = variables?;
-    Grants::read(variables.iter().map(|(name, expression)| (&**name, &**expression)))
+    let (grants, allowed) = Grants::read(&variables?)?;
+    Some((grants, admission::spec(&admission::Guard::claims(allowed))))
 }
 
 /// Whether the policy stands, by its object and the bindings that name it.
@@ -43,8 +38,7 @@ pub(super) fn judge(policy: Option<&Value>, bindings: &[Value]) -> Guard {
     let spec = &policy["spec"];
     let ineffective = |why: &str| Guard::Ineffective(why.into());
     let other = "it is not as `detector policy` prints it";
-    let Some(allows) = grants(spec) else { return ineffective(other) };
-    let wanted = wanted(&allows);
+    let Some((allows, wanted)) = read(spec) else { return ineffective(other) };
     // The server fills in what is not said, so what is said is compared field by field.
     let same = spec["failurePolicy"].as_str().unwrap_or("Fail") == "Fail"
         && spec["variables"] == wanted["variables"]
@@ -122,7 +116,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::admission::{Action, Form, Policy};
+    use crate::admission::{Action, Form, Policy, Trusted};
     use crate::config::value;
     use crate::policy::Allowed;
 
@@ -163,11 +157,24 @@ mod tests {
             let allowed = allowed(entries);
             let documents = documents(&allowed);
             let allows = Grants::of(&allowed);
-            assert_eq!(documents[0]["spec"], wanted(&allows));
+            let wanted = admission::Guard::new(PART, &allows, &Trusted::default());
+            assert_eq!(documents[0]["spec"], admission::spec(&wanted));
             assert_eq!(allows.entries().unwrap().len(), entries.len());
             let guard = judge(Some(&documents[0]), &documents[1..]);
             assert_eq!(guard, Guard::Stands { except: BTreeSet::new(), allows });
         }
+    }
+
+    #[test]
+    fn the_allow_list_counts_in_whatever_form_json_has() {
+        let allowed = allowed(&[("edge", "gateway", "192.0.2.0/28")]);
+        let mut documents = documents(&allowed);
+        let variables = documents[0]["spec"]["variables"].as_array_mut().unwrap();
+        let own = variables.iter_mut().find(|variable| variable["name"] == "allowed0").unwrap();
+        own["expression"] = json!(r#"{"edge/gateway":["192.0.2.0/28"]}"#);
+        let guard = judge(Some(&documents[0]), &documents[1..]);
+        let allows = Grants::of(&allowed);
+        assert_eq!(guard, Guard::Stands { except: BTreeSet::new(), allows });
     }
 
     #[test]

@@ -200,12 +200,17 @@ pub(super) fn number(number: u64, (least, most): (u32, u32)) -> Result<u32, Stri
     }
 }
 
-/// An address and a port to listen at, or nothing.
+/// An address and a port to listen at, or nothing. An IPv4 address may stand in brackets as well, since a
+/// manifest that puts in the node's address, as in `[$(HOST_IP)]:9465`, cannot know its family.
 pub(super) fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
     if text == NONE {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| {
+    let bracketed = || {
+        let (address, port) = text.strip_prefix('[')?.split_once("]:")?;
+        Some(SocketAddr::new(IpAddr::V4(address.parse().ok()?), port.parse().ok()?))
+    };
+    text.parse().ok().or_else(bracketed).map(Some).ok_or_else(|| {
         format!(
             "{} is no place to listen at: write address:port, such as 127.0.0.1:9465, or {NONE}",
             quoted(text)

@@ -108,7 +108,7 @@ async fn publish(
             let permanent = matches!(status.code, 400 | 403 | 404 | 413 | 422);
             let said = printable(&status.message, 200);
             let advice = if said.contains("cannot create") || said.contains("cannot patch") {
-                "; deploy/rbac.yaml has the rights"
+                "; deploy/base/rbac.yaml has the rights"
             } else {
                 ""
             };

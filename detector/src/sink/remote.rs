@@ -189,7 +189,7 @@ pub(super) async fn secret(path: &Path) -> Result<String, Failure> {
 }
 
 /// Whom to believe: the certificates in this file, else those of the system. Where the system has
-/// none, only plain HTTP works, and that is said when it matters.
+/// none, as in an image that holds this program alone, those that Mozilla's browsers believe.
 async fn client_config(ca: Option<&Path>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = ca {
@@ -208,6 +208,9 @@ async fn client_config(ca: Option<&Path>) -> Result<ClientConfig, String> {
         let load = || rustls_native_certs::load_native_certs().certs;
         let found = tokio::task::spawn_blocking(load).await.unwrap_or_default();
         roots.add_parsable_certificates(found);
+        if roots.is_empty() {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)

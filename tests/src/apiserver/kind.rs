@@ -38,7 +38,7 @@ pub static KINDS: [Kind; 11] = [
     calico("ClusterInformation", "clusterinformations"),
     calico("IPPool", "ippools"),
     calico("IPAMBlock", "ipamblocks"),
-    // Our own, by deploy/crd.yaml.
+    // Our own, by deploy/base/crd.yaml.
     Kind {
         group: "route-hijack-detector.io",
         version: "v1",

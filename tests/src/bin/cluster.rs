@@ -21,6 +21,13 @@ enum What {
     /// Measure traffic, memory and the time to name a far victim in a small and a large cluster;
     /// fail where a bound is broken.
     Scale(Scale),
+    /// Measure what an agent takes of a node at peace: time until it is ready, memory, processor time;
+    /// fail where a bound is broken.
+    Footprint {
+        /// Seconds for which it is left alone.
+        #[arg(long, default_value_t = 60)]
+        quiet: u64,
+    },
     /// Kill the agent and the API server at random points while pods come and go and attacks begin
     /// and end; fail where anything false was found, missed, or opened twice.
     Endure(Endure),
@@ -79,6 +86,7 @@ fn main() -> Result<()> {
             let quiet = Duration::from_secs(quiet);
             scale::run(&scale::Plan { nodes, own, few, many, quiet, churn, hijacks })
         }
+        What::Footprint { quiet } => scale::footprint::run(Duration::from_secs(quiet)),
         What::Audit(Audit { pods, roles }) => audit::run(audit::Plan { pods, roles }),
         What::Endure(Endure { rounds, seed }) => {
             // A seed that people can type.

@@ -15,7 +15,7 @@ use rcgen::{
 pub enum User {
     /// May do anything.
     Admin,
-    /// May do what `deploy/rbac.yaml` allows, and nothing else.
+    /// May do what `deploy/base/rbac.yaml` allows, and nothing else.
     Agent,
     /// May do what `deploy/audit-rbac.yaml` allows, and nothing else.
     Auditor,
@@ -25,17 +25,18 @@ pub enum User {
     Nobody,
 }
 
-/// Gives the agent and the auditor what `deploy` describes.
+/// Gives the agent and the auditor what `deploy` describes. By names of the tests' own, so that the
+/// bindings of `deploy/base` can be applied beside them.
 pub(super) const BINDINGS: &str = "\
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
-metadata: {name: detector}
+metadata: {name: detector-of-the-tests}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: detector}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: agent}]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
-metadata: {name: detector-audit}
+metadata: {name: detector-audit-of-the-tests}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: detector-audit}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: auditor}]
 ";
@@ -117,6 +118,11 @@ impl Identity {
         fs::write(&self.accounts, accounts_key.serialize_pem())?;
         fs::write(&self.accounts_public, accounts_key.public_key_pem())?;
         Ok(())
+    }
+
+    /// Who signed the server's certificate.
+    pub(super) fn authority(&self) -> &Path {
+        &self.authority
     }
 
     /// What kube-apiserver is told of it.

@@ -16,6 +16,11 @@ pub struct Programs {
 // === impl Programs ===
 
 impl Programs {
+    /// kubectl.
+    pub fn kubectl(&self) -> &Path {
+        &self.kubectl
+    }
+
     /// Those of the folder that `KUBEBUILDER_ASSETS` names, else those that `cargo xtask setup` has
     /// built. The error says what to do to have them.
     pub fn find() -> Result<Self> {

@@ -1,7 +1,7 @@
 //! The API server of a node's rung: the emulated one, or a real one that is driven by kubectl as a
 //! reader of the bulletin would drive it.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
@@ -45,6 +45,14 @@ impl Api {
         cluster.objects().clear().context("cannot clear away what the last scenario left")?;
         let relay = Relay::start(listener(namespace)?, cluster.addr())?;
         Ok(Self::Real(RealApi { cluster, relay }))
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        match self {
+            Self::Emulated(server) => server.addr(),
+            Self::Real(real) => real.relay.addr(),
+        }
     }
 
     /// The agent's kubeconfig.

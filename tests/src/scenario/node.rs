@@ -59,7 +59,7 @@ pub struct Node<'a> {
 
 /// Runs a scenario; gives what was found.
 pub fn run(words: Words<'_>, route_source: &str) -> Result<Shown> {
-    play(Node::new(words)?, words, route_source)
+    play(Node::new(words)?, words, |node| node.start_agent(words, route_source))
 }
 
 /// The same with a real API server, driven by kubectl.
@@ -68,14 +68,27 @@ pub fn run_in_cluster(
     route_source: &str,
     cluster: Arc<Cluster>,
 ) -> Result<Shown> {
-    play(Node::in_cluster(words, cluster)?, words, route_source)
+    run_launched(words, cluster, |node| node.start_agent(words, route_source))
 }
 
-fn play(mut node: Node<'_>, words: Words<'_>, route_source: &str) -> Result<Shown> {
+/// The same with an agent that is started, and ready, as the caller likes it.
+pub fn run_launched(
+    words: Words<'_>,
+    cluster: Arc<Cluster>,
+    launch: impl FnOnce(&Node<'_>) -> Result<Agent>,
+) -> Result<Shown> {
+    play(Node::in_cluster(words, cluster)?, words, launch)
+}
+
+fn play<'a>(
+    mut node: Node<'a>,
+    words: Words<'a>,
+    launch: impl FnOnce(&Node<'a>) -> Result<Agent>,
+) -> Result<Shown> {
     for step in &words.scenario.given {
         node.step(words, step).with_context(|| format!("given: {step:?}"))?;
     }
-    let agent = node.start_agent(words, route_source)?;
+    let agent = launch(&node)?;
     for step in &words.scenario.steps {
         node.step(words, step).with_context(|| format!("step {step:?}"))?;
     }
@@ -140,6 +153,16 @@ impl<'a> Node<'a> {
     /// The network namespace that stands for the node.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// Where the node's API server listens, in the node's namespace.
+    pub fn api_addr(&self) -> std::net::SocketAddr {
+        self.api.addr()
+    }
+
+    /// The agent's configuration that a scenario asks for, and more.
+    pub fn configuration(words: Words<'_>, more: &Value) -> Result<String> {
+        config::configuration(words, more)
     }
 
     /// The network namespace of a pod, in a scenario that has packets.

@@ -1,6 +1,6 @@
 //! The custom resource: one entry of the allow-list as an object of the cluster.
 //!
-//! deploy/crd.yaml defines it for the API server; a test holds it against what is here. The schema
+//! deploy/base/crd.yaml defines it for the API server; a test holds it against what is here. The schema
 //! refuses most mistakes where they are typed. What it cannot see (host bits, say), and what a
 //! server without the newest definition let through, is refused here by the rules of the
 //! configuration file.

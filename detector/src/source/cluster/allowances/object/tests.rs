@@ -1,4 +1,4 @@
-//! What is taken of an object, and that deploy/crd.yaml defines just this.
+//! What is taken of an object, and that deploy/base/crd.yaml defines just this.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::source::cluster::allowances::status;
 
 /// The definition, as JSON.
 fn definition() -> Value {
-    let text = include_str!("../../../../../../deploy/crd.yaml");
+    let text = include_str!("../../../../../../deploy/base/crd.yaml");
     serde_saphyr::from_str(text).unwrap()
 }
 
