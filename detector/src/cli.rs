@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::admission::{Action, Form, Part};
-use crate::config::{self, ConfigError, Hook, Output, PacketSource, RouteSource, WriterSource};
+use crate::config::{
+    self, ConfigError, Hook, Output, PacketSource, ReferenceForm, RouteSource, WriterSource,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -301,6 +303,12 @@ pub enum ConfigCommand {
     },
     /// Write the effective configuration as YAML: flags, environment, file and defaults together.
     Show(RunArgs),
+    /// Write the reference of all keys, flags and variables.
+    Reference {
+        /// What it looks like.
+        #[arg(short, long, value_name = "FORMAT", default_value = "markdown")]
+        output: ReferenceForm,
+    },
 }
 
 /// What can be said of a run on the command line. A flag wins over its variable, both over the file.
@@ -398,6 +406,7 @@ impl ConfigCommand {
         let answer = match self {
             Self::Check { file } => config::check(file),
             Self::Show(args) => config::show(args),
+            Self::Reference { output } => config::reference(*output),
         };
         match answer {
             Ok(answer) => writeln!(out, "{}", answer.trim_end()).map(|()| 0),

@@ -106,7 +106,9 @@ fn without_any_one_of_them_something_is_missing_and_it_says_what() {
             wrong.push(format!("without {privilege}: {error:#}"));
         }
     }
-    wrong.extend(rows.keys().map(|name| format!("{name}: docs/privileges.md names what nobody has")));
+    wrong.extend(
+        rows.keys().map(|name| format!("{name}: docs/privileges.md names what nobody has")),
+    );
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
@@ -135,7 +137,8 @@ fn pairs(rule: &Value) -> Vec<(String, String)> {
     };
     let verbs = words("verbs");
     let resources = words("resources");
-    let pair = |resource: &String| verbs.iter().map(|verb| (resource.clone(), verb.clone())).collect();
+    let pair =
+        |resource: &String| verbs.iter().map(|verb| (resource.clone(), verb.clone())).collect();
     resources.iter().flat_map(|resource| -> Vec<_> { pair(resource) }).collect()
 }
 
@@ -144,9 +147,8 @@ fn role_without(stage: &Stage, privilege: &str) -> Value {
     let mut less = role(stage).clone();
     let rules = less["rules"].as_array_mut().unwrap();
     for rule in rules.iter_mut() {
-        let named = pairs(rule).iter().any(|(resource, verb)| {
-            format!("{resource} {verb}") == privilege
-        });
+        let named =
+            pairs(rule).iter().any(|(resource, verb)| format!("{resource} {verb}") == privilege);
         if named {
             let (_, verb) = privilege.split_once(' ').unwrap();
             assert_eq!(rule["resources"].as_array().unwrap().len(), 1, "one resource a rule");
@@ -183,11 +185,7 @@ fn table() -> BTreeMap<String, Shown> {
 
 impl<'a> Live<'a> {
     /// Starts the agent without one privilege, and makes it use all that it has.
-    fn start(
-        stage: &'a Stage,
-        world: &'static Scenario,
-        without: Option<&str>,
-    ) -> Result<Self> {
+    fn start(stage: &'a Stage, world: &'static Scenario, without: Option<&str>) -> Result<Self> {
         let words = Words { scenario: world, family: Family::Ipv4 };
         let mut node = Node::in_cluster(words, Arc::clone(&stage.cluster))?;
         for step in &world.given {
@@ -197,7 +195,9 @@ impl<'a> Live<'a> {
         let more = json!({"sinks": {"events": {"enabled": true}}, "grace": {"sync": "1s"}});
         let mut pod = stage.pod(&node, words, Runtime::Crun, &more)?;
         let right = without.filter(|privilege| privilege.contains(' '));
-        stage.apply(&[right.map_or_else(|| role(stage).clone(), |right| role_without(stage, right))])?;
+        stage.apply(&[
+            right.map_or_else(|| role(stage).clone(), |right| role_without(stage, right))
+        ])?;
         let added = &mut pod.spec().containers[0].security_context.capabilities.add;
         added.retain(|capability| Some(&**capability) != without);
         pod.initialise(node.namespace())?;
