@@ -7,6 +7,7 @@ mod log;
 mod numbers;
 mod packets;
 mod senses;
+mod supervisor;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use tracing::{debug, info, warn};
 use self::log::FindingLog;
 use self::packets::{connections_ready, dumped, packets_ready};
 use self::senses::Senses;
+use self::supervisor::Supervisor;
 use crate::cli::RunArgs;
 use crate::clock::{self, BootWall};
 use crate::config::{Config, Refused, RouteSource};
@@ -122,6 +124,8 @@ struct Agent {
     refused: Refused,
     /// When the heap was last trimmed.
     trimmed: Instant,
+    /// Whether the code that only the start needed was let go of.
+    settled: bool,
     translations: Translations,
     proxies: Proxies,
     /// Which destinations matter where they are translated.
@@ -133,6 +137,7 @@ struct Agent {
     telemetry: Arc<Telemetry>,
     health: Health,
     pulse: Arc<Pulse>,
+    supervisor: Supervisor,
     /// The cluster source's numbers, where there is one.
     cluster: Option<Arc<Counters>>,
     policy: Policy,
@@ -211,6 +216,7 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         dumped: None,
         reopen: Instant::now(),
         trimmed: Instant::now(),
+        settled: false,
         route_source: config.route_source,
         refused: config.refused.clone(),
         translations: Translations::open(),
@@ -223,6 +229,7 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
         telemetry,
         health,
         pulse,
+        supervisor: Supervisor::from_environment(),
         cluster: cluster_tasks.as_ref().map(|running| Arc::clone(running.counters())),
         policy,
         boot: BootWall::now(),
@@ -233,7 +240,9 @@ pub async fn run(config: Config, args: &RunArgs) -> Result<()> {
     agent.show_numbers();
     doors::open(&inside, config.doors.listen, config.doors.socket.clone());
     heap::trim();
-    agent.watch(&mut terminate, &mut interrupt, &mut cluster_says, &mut asked).await?;
+    let watched = agent.watch(&mut terminate, &mut interrupt, &mut cluster_says, &mut asked).await;
+    agent.supervisor.stopping(watched.as_ref().err());
+    watched?;
     agent.end(cluster_tasks);
     if let Some(socket) = &config.doors.socket {
         doors::close(&inside, socket);
@@ -298,6 +307,7 @@ impl Agent {
         let mut kept = Instant::now();
         loop {
             self.pulse.beat();
+            self.supervisor.beat();
             // What comes first may come without end: whoever floods the node must not keep the agent
             // from looking after itself.
             if kept.elapsed() >= 2 * HOUSEKEEPING {
@@ -310,6 +320,8 @@ impl Agent {
                 self.listen();
             }
             let deadline = self.mind.next_deadline().map(|at| at.since(clock::now()));
+            let sign = self.supervisor.due().map(|due| due.duration_since(Instant::now()));
+            let deadline = deadline.into_iter().chain(sign).min();
             let wake = tokio::select! {
                 biased;
                 _ = terminate.recv() => Wake::Stop("SIGTERM"),
@@ -441,6 +453,8 @@ impl Agent {
                     self.observe(What::Blind(Sense::Kernel, None));
                     self.senses.sees(Sense::Kernel);
                 }
+                // By the first the manager learns that the agent is ready.
+                self.show_supervisor();
             }
             ResyncStep::Aborted(error) => {
                 self.observe(What::SnapshotAborted);
@@ -594,11 +608,24 @@ impl Agent {
             self.sinks.reconcile(standing, clock::now(), self.boot);
         }
         self.show_numbers();
+        self.show_supervisor();
         self.log.end_window();
         if self.trimmed.elapsed() >= TRIM {
             self.trimmed = Instant::now();
             heap::trim();
+            if !self.settled {
+                self.settled = true;
+                heap::forget_code();
+            }
         }
+    }
+
+    /// Tells the service manager how the agent is, where that is news.
+    fn show_supervisor(&mut self) {
+        let watching = self.watching();
+        let Self { pulse, health, .. } = self;
+        let status = || supervisor::status(&watching, &pulse.awaited(), &health.degraded());
+        self.supervisor.show(watching.dumps > 0, status);
     }
 
     /// Writes what is left to write, detaches everything, says what was done.

@@ -138,7 +138,8 @@ impl Pulse {
         self.ready.load(Ordering::Relaxed)
     }
 
-    fn awaited(&self) -> Vec<&'static str> {
+    /// What is awaited before that.
+    pub(crate) fn awaited(&self) -> Vec<&'static str> {
         self.awaited.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

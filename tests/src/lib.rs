@@ -8,6 +8,7 @@ pub mod container;
 pub mod deploy;
 mod door;
 pub mod endure;
+pub mod machine;
 pub mod measure;
 pub mod netns;
 pub mod pretend;

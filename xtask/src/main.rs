@@ -7,6 +7,7 @@ mod build;
 mod command;
 mod fuzz;
 mod image;
+mod package;
 mod setup;
 mod vm;
 
@@ -71,6 +72,12 @@ enum Task {
         /// For how long.
         #[arg(long, default_value_t = 600)]
         seconds: u32,
+    },
+    /// Make the Debian package, and print its path.
+    Deb {
+        /// Of the program as the tests have it, which is built in seconds.
+        #[arg(long)]
+        debug: bool,
     },
     /// Run the tests that meet the kernel on other kernels, in virtual machines by emulation.
     Vm(vm::Options),
@@ -156,6 +163,11 @@ fn run(task: Task) -> Result<()> {
         Task::Simulate { options } => build::simulate(&options),
         Task::Endure { rounds, seed } => build::endure(rounds, seed),
         Task::Fuzz { target, seconds } => fuzz::fuzz(target, seconds),
+        Task::Deb { debug } => {
+            let profile = if debug { package::Profile::Debug } else { package::Profile::Release };
+            println!("{}", package::deb(profile)?.display());
+            Ok(())
+        }
         Task::Vm(options) => {
             let kernels = setup::machines(options.kernels()).context("nothing can be booted")?;
             vm::run(&options, &kernels)

@@ -17,6 +17,7 @@ pub(crate) mod helm;
 pub(crate) mod kernels;
 pub(crate) mod kubernetes;
 pub(crate) mod kyverno;
+pub(crate) mod userland;
 
 use std::path::Path;
 use std::process::Command;
@@ -29,6 +30,9 @@ use crate::command::{self, output, succeeds};
 
 /// The version of bpf-linker that Debian's LLVM and compiler are known to work with.
 const BPF_LINKER: &str = "0.13.0";
+
+/// What makes the Debian package.
+const CARGO_DEB: &str = "3.8.0";
 
 /// Where Debian's compiler keeps its libraries for the BPF target.
 const DEBIAN_BPF_CORE: &str = "/usr/lib/rustlib/bpfel-unknown-none/lib";
@@ -163,6 +167,17 @@ pub(crate) fn machines(kernels: &[Kernel]) -> Result<Vec<Fetched>> {
     bird()?;
     let fetch = |kernel: &Kernel| kernels::fetch(*kernel).context("a kernel cannot be fetched");
     kernels.iter().map(fetch).collect()
+}
+
+/// Finds what makes the Debian package.
+pub(crate) fn packager() -> Result<()> {
+    if succeeds("cargo", &["deb", "--version"]) {
+        return Ok(());
+    }
+    say(&format!("building cargo-deb {CARGO_DEB}: it makes the Debian package (a minute)"));
+    let mut install = Command::new("cargo");
+    install.args(["install", "--locked", "cargo-deb", "--version", CARGO_DEB]);
+    command::run(&mut install).context("there is no cargo-deb, so there is no Debian package")
 }
 
 /// Finds what only one of the measurements needs.

@@ -5,10 +5,13 @@
 //! (`tests/src/bin/guest.rs`); it runs what is asked for, one after the other, writes to a second serial
 //! line, and ends the machine with an exit code. So a pass, a failure, a crash and a hang can be told
 //! apart.
+//!
+//! The test `systemd` has machines of its own, with a whole Debian in memory (`unit`).
 
 mod machine;
 mod ramdisk;
 mod report;
+pub(crate) mod unit;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,6 +30,9 @@ use crate::setup::kernels::{Fetched, Kernel};
 
 /// The tests of the agent that meet the kernel.
 const TESTS: [&str; 4] = ["kernel", "packets", "translations", "witness"];
+
+/// What can be asked for: these, and that of the unit.
+const NAMES: [&str; 5] = ["kernel", "packets", "translations", "witness", unit::NAME];
 
 /// The tools that the tests run.
 const TOOLS: [&str; 13] = [
@@ -57,14 +63,14 @@ const PROGRAMS: &str = "/programs";
 /// How much of the tests.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// A kernel; all where none is given.
+    /// A kernel; all where none is given, but for the test `systemd`, which is run on 6.1 then.
     #[arg(long)]
     kernel: Vec<Kernel>,
     /// Scenarios, by parts of their names; all where neither they nor tests are given.
     #[arg(long, value_name = "PART")]
     scenario: Vec<String>,
     /// Tests of the agent, by their names; all where neither they nor scenarios are given.
-    #[arg(long, value_name = "NAME", value_parser = TESTS)]
+    #[arg(long, value_name = "NAME", value_parser = NAMES)]
     test: Vec<String>,
     /// Of each of the tests only what has this in its name.
     #[arg(long, value_name = "PART")]
@@ -81,20 +87,59 @@ const SHORT: [&str; 3] =
 const SLOWER: u32 = 20;
 
 impl Options {
-    /// What is run with all other tests: it takes eight minutes on two processors.
+    /// What is run with all other tests: it takes eight minutes on two processors, and the unit two more.
     pub(crate) fn short() -> Self {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Self { kernel: Vec::new(), scenario: names(&SHORT), test: names(&TESTS), only: None }
+        Self { kernel: Vec::new(), scenario: names(&SHORT), test: names(&NAMES), only: None }
+    }
+
+    /// The same, but for the unit.
+    pub(crate) fn without_unit(mut self) -> Self {
+        self.test.retain(|test| test != unit::NAME);
+        self
+    }
+
+    /// Whether all is meant.
+    fn all(&self) -> bool {
+        self.scenario.is_empty() && self.test.is_empty()
+    }
+
+    /// Whether the unit is to be tested.
+    fn unit(&self) -> bool {
+        self.all() || self.test.iter().any(|test| test == unit::NAME)
+    }
+
+    /// Whether anything else is.
+    fn others(&self) -> bool {
+        self.all() || !self.scenario.is_empty() || self.test.iter().any(|test| test != unit::NAME)
     }
 
     /// The kernels that are meant.
     pub(crate) fn kernels(&self) -> &[Kernel] {
-        if self.kernel.is_empty() { &Kernel::ALL } else { &self.kernel }
+        match &*self.kernel {
+            [] if self.others() => &Kernel::ALL,
+            [] => &[Kernel::V6_1],
+            kernels => kernels,
+        }
     }
 }
 
 /// Boots kernels, runs the tests in them, and prints what came of each.
 pub(crate) fn run(options: &Options, kernels: &[Fetched]) -> Result<()> {
+    let others = if options.others() { others(options, kernels) } else { Ok(()) };
+    let unit = if options.unit() {
+        let asked = options.kernels().iter().zip(kernels);
+        let meant =
+            asked.filter(|(kernel, _)| !options.kernel.is_empty() || **kernel == Kernel::V6_1);
+        unit::run(&meant.map(|(_, fetched)| fetched).collect::<Vec<_>>())
+    } else {
+        Ok(())
+    };
+    others.and(unit)
+}
+
+/// Runs all but the test of the unit.
+fn others(options: &Options, kernels: &[Fetched]) -> Result<()> {
     let disk = disk(options)?;
     let report = Mutex::new(Report::new(kernels.iter().map(|kernel| kernel.release.clone())));
     let next = AtomicUsize::new(0);
@@ -123,7 +168,7 @@ pub(crate) fn run(options: &Options, kernels: &[Fetched]) -> Result<()> {
 fn boot(kernel: &Fetched, mut disk: Ramdisk, at: usize, report: &Mutex<Report>) -> Result<()> {
     eprintln!("vm: booting {}", kernel.release);
     disk.modules(kernel)?;
-    Machine::boot(kernel, &disk)?.watch(|line| {
+    Machine::boot(kernel, &disk, &kernel.release)?.watch(|line| {
         if let Ok(mut report) = report.lock() {
             report.line(at, line);
         }
@@ -149,7 +194,7 @@ fn disk(options: &Options) -> Result<Ramdisk> {
     // The scenario runner knows where they lie.
     disk.folder(&build::workspace()?.join("tests/scenarios"))?;
 
-    let all = options.scenario.is_empty() && options.test.is_empty();
+    let all = options.all();
     let mut commands = Vec::new();
     for (name, path) in tests()?.iter().filter(|(name, _)| all || options.test.contains(name)) {
         disk.program(&format!("{PROGRAMS}/{name}"), path)?;

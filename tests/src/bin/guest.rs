@@ -1,61 +1,48 @@
 //! The first process of a virtual machine that `cargo xtask vm` boots: makes a system of what the machine
-//! has in memory, runs what `/commands` says, and ends the machine.
+//! has in memory, runs what `/commands` says, and ends the machine. Where a whole system is in memory, it
+//! only makes way for that one's first process.
 //!
 //! A line of `/commands` is a name, a program and its arguments, with tabs between them.
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use detector_tests::machine::{LINE, USERLAND, end};
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::resource::{Resource, setrlimit};
-
-/// The port of qemu's `isa-debug-exit`: a number `n` written to it ends qemu with the code `2n + 1`.
-const EXIT_PORT: u16 = 0xf4;
-const ALL_WELL: u8 = 1;
-const FAILED: u8 = 2;
-
-/// The serial line that is read for results; the first is the console.
-const LINE: &str = "/dev/ttyS1";
+use nix::unistd::{chdir, chroot, execv};
 
 fn main() -> Result<()> {
     ensure!(
         std::process::id() == 1,
         "this is the first process of a virtual machine, and no other"
     );
-    let code = match work() {
-        Ok(true) => ALL_WELL,
-        Ok(false) => FAILED,
-        Err(error) => {
-            eprintln!("guest: {error:#}");
-            FAILED
-        }
-    };
-    end(code);
+    let done = if Path::new(USERLAND).is_dir() { go_on() } else { work() };
+    let all_well = done.unwrap_or_else(|error| {
+        eprintln!("guest: {error:#}");
+        false
+    });
+    end(all_well);
     reboot(RebootMode::RB_POWER_OFF)?;
     Ok(())
 }
 
-/// Ends the machine with a code.
-#[cfg(target_arch = "x86_64")]
-fn end(code: u8) {
-    // SAFETY: the call takes no pointer; it lets this process write to one port.
-    if unsafe { nix::libc::ioperm(EXIT_PORT.into(), 1, 1) } != 0 {
-        eprintln!("guest: {}", std::io::Error::last_os_error());
-        return;
-    }
-    // SAFETY: writing to the port touches no memory. On a machine without the device it does nothing.
-    unsafe {
-        std::arch::asm!("out dx, al", in("dx") EXIT_PORT, in("al") code, options(nomem, nostack));
-    }
+/// Makes the system in the machine's memory its root, and goes on as its first process.
+fn go_on() -> Result<bool> {
+    // A mount of its own: services get roots of their own by `pivot_root`, which cannot leave the first.
+    mount(Some(USERLAND), USERLAND, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    chdir(USERLAND)?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
+    chroot(".")?;
+    chdir("/")?;
+    let Err(error) = execv(c"/sbin/init", &[c"/sbin/init"]);
+    Err(error).context("cannot go on as /sbin/init")
 }
-
-/// Other machines have no ports: the last line tells.
-#[cfg(not(target_arch = "x86_64"))]
-fn end(_: u8) {}
 
 /// Whether all commands ended well.
 fn work() -> Result<bool> {

@@ -21,6 +21,8 @@ const READY: Duration = Duration::from_millis(500);
 const RESIDENT: u64 = 20 << 10;
 /// Of a processor, in per cent, when nothing happens.
 const IDLE: f64 = 0.2;
+/// By when what the start leaves to do has been done.
+const SETTLED: Duration = Duration::from_secs(40);
 /// Agents that are started, one after the other.
 const STARTS: usize = 9;
 /// Pods of the node.
@@ -69,8 +71,7 @@ pub fn run(quiet: Duration) -> Result<()> {
     );
 
     let pid = observed.agent.pid();
-    // What the start leaves to do has been done by then.
-    observed.quiet("settling".to_owned(), quiet / 4)?;
+    observed.quiet("settling".to_owned(), SETTLED)?;
     let before = cpu(pid)?;
     observed.quiet("at peace".to_owned(), quiet)?;
     let idle = (cpu(pid)? - before) / quiet.as_secs_f64() * 100.0;

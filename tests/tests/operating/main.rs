@@ -14,4 +14,6 @@ mod monitoring;
 mod noise;
 mod recordings;
 mod stage;
+mod supervisor;
+mod unit;
 mod webhooks;

@@ -166,7 +166,7 @@ impl Apt {
 }
 
 /// The mirror that the machine itself uses for Debian's packages.
-fn mirror() -> Result<String> {
+pub(super) fn mirror() -> Result<String> {
     let format = "$(REPO_URI) $(ORIGIN) $(CODENAME) $(COMPONENT)";
     let targets = output("apt-get", &["indextargets", "--format", format, "Created-By: Packages"])
         .unwrap_or_default();

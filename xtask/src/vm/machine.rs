@@ -32,18 +32,18 @@ pub(super) struct Machine {
     console: PathBuf,
     /// All that it writes.
     log: PathBuf,
-    release: String,
+    /// What it is called in messages.
+    name: String,
 }
 
 // === impl Machine ===
 
 impl Machine {
-    /// Boots a kernel.
-    pub(super) fn boot(kernel: &Fetched, disk: &Ramdisk) -> Result<Self> {
+    /// Boots a kernel. The name is of the files that are made for it.
+    pub(super) fn boot(kernel: &Fetched, disk: &Ramdisk, name: &str) -> Result<Self> {
         let folder = build::target()?.join("vm");
-        let initrd = folder.join(format!("{}.cpio", kernel.release));
-        let console = folder.join(format!("{}.console", kernel.release));
-        let log = folder.join(format!("{}.log", kernel.release));
+        let file = |ending: &str| folder.join(format!("{name}.{ending}"));
+        let (initrd, console, log) = (file("cpio"), file("console"), file("log"));
         disk.write(&initrd)?;
         let mut qemu = Command::new("qemu-system-x86_64");
         // Not KVM even where it seems to be there: by emulation it is the same everywhere.
@@ -56,7 +56,7 @@ impl Machine {
         qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
         qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let qemu = qemu.spawn().context("cannot start qemu-system-x86_64")?;
-        Ok(Self { qemu, console, log, release: kernel.release.clone() })
+        Ok(Self { qemu, console, log, name: name.to_owned() })
     }
 
     /// Waits for its end; shows each line that it writes.
@@ -91,14 +91,14 @@ impl Machine {
         }
         let status = self.qemu.wait()?;
         if hangs {
-            bail!("{} hangs; its console says:\n{}", self.release, self.shown());
+            bail!("{} hangs; its console says:\n{}", self.name, self.shown());
         }
         match status.code() {
             Some(ALL_WELL) => Ok(()),
             Some(FAILED) => {
-                bail!("something failed on {}: see {}", self.release, self.log.display())
+                bail!("something failed on {}: see {}", self.name, self.log.display())
             }
-            _ => bail!("{} ended with {status}; its console says:\n{}", self.release, self.shown()),
+            _ => bail!("{} ended with {status}; its console says:\n{}", self.name, self.shown()),
         }
     }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -64,6 +66,7 @@ pub(super) struct Ramdisk {
 const PROGRAM: u32 = 0o100_755;
 const FILE: u32 = 0o100_644;
 const FOLDER: u32 = 0o040_755;
+const LINK: u32 = 0o120_777;
 
 // === impl Ramdisk ===
 
@@ -79,8 +82,46 @@ impl Ramdisk {
         Ok(())
     }
 
+    /// Adds a symbolic link.
+    pub(super) fn link(&mut self, path: &str, to: &str) {
+        self.files.insert(path.into(), (LINK, to.as_bytes().into()));
+    }
+
+    /// Adds a copy of a file.
+    pub(super) fn copy(&mut self, to: &str, from: &Path) -> Result<()> {
+        self.files.insert(to.into(), (FILE, read(from)?.into()));
+        Ok(())
+    }
+
+    /// Adds all that is in a folder, with links and modes; everything is root's. Devices are left out: the
+    /// kernel makes them.
+    pub(super) fn tree(&mut self, to: &Path, from: &Path) -> Result<()> {
+        for entry in fs::read_dir(from).with_context(|| format!("{}", from.display()))? {
+            let entry = entry?;
+            let (path, to) = (entry.path(), to.join(entry.file_name()));
+            let kind = entry.metadata()?;
+            let mode = kind.mode();
+            if kind.is_dir() {
+                self.files.insert(to.clone(), (mode, Arc::default()));
+                self.tree(&to, &path)?;
+            } else if kind.is_symlink() {
+                let target = fs::read_link(&path)?;
+                self.files.insert(to, (LINK, target.as_os_str().as_bytes().into()));
+            } else if kind.is_file() {
+                self.files.insert(to, (mode, read(&path)?.into()));
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a program, without what only a debugger reads, and the libraries that it needs.
     pub(super) fn program(&mut self, to: &str, from: &Path) -> Result<()> {
+        self.stripped(to, from)?;
+        self.libraries(from)
+    }
+
+    /// Adds a program, without what only a debugger reads, where its libraries are already.
+    pub(super) fn stripped(&mut self, to: &str, from: &Path) -> Result<()> {
         let stripped = tempfile::NamedTempFile::new()?;
         let done = Command::new("strip")
             .args(["--strip-debug", "-o"])
@@ -90,7 +131,7 @@ impl Ramdisk {
             .context("cannot start strip: install binutils")?;
         let bytes = read(if done.status.success() { stripped.path() } else { from })?;
         self.files.insert(to.into(), (PROGRAM, bytes.into()));
-        self.libraries(from)
+        Ok(())
     }
 
     /// Adds a folder as it is, and what the programs in it need.
@@ -122,27 +163,7 @@ impl Ramdisk {
 
     /// Adds modules of the kernel, numbered in the order in which they must be loaded.
     pub(super) fn modules(&mut self, kernel: &Fetched) -> Result<()> {
-        let Fetched { root, release, .. } = kernel;
-        let depmod = Command::new("depmod").arg("-b").arg(root).arg(release).output();
-        let depmod = depmod.context("cannot start depmod: install kmod")?;
-        ensure!(depmod.status.success(), "{}", String::from_utf8_lossy(&depmod.stderr).trim());
-        let mut order: Vec<String> = Vec::new();
-        for module in MODULES {
-            let mut modprobe = Command::new("modprobe");
-            modprobe.args(["--show-depends", "--dirname"]).arg(root);
-            let shown = modprobe.args(["--set-version", release, module]).output()?;
-            let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-            for path in shown.lines().filter_map(|line| line.strip_prefix("insmod ")) {
-                // What follows are parameters.
-                let path = path.split_whitespace().next().unwrap_or_default();
-                if !order.iter().any(|other| other == path) {
-                    order.push(path.to_owned());
-                }
-            }
-        }
-        ensure!(!order.is_empty(), "no module of {release} can be found");
-        for (at, path) in order.iter().enumerate() {
-            let path = Path::new(path);
+        for (at, path) in modules(kernel)?.iter().enumerate() {
             let bytes = if path.extension().is_some_and(|ending| ending == "xz") {
                 let done = Command::new("xz").args(["-dc"]).arg(path).output();
                 done.context("cannot start xz: install xz-utils")?.stdout
@@ -153,6 +174,23 @@ impl Ramdisk {
             self.files.insert(format!("/modules/{at:03}-{name}").into(), (FILE, bytes.into()));
         }
         Ok(())
+    }
+
+    /// Adds the same modules to a system that loads them itself, as it needs them.
+    pub(super) fn loadable(&mut self, system: &Path, kernel: &Fetched) -> Result<()> {
+        let here = Path::new("lib/modules").join(&kernel.release);
+        let folder = tempfile::tempdir()?;
+        let whole = kernel.root.join(&here);
+        for path in modules(kernel)? {
+            let to = folder.path().join(&here).join(path.strip_prefix(&whole)?);
+            fs::create_dir_all(to.parent().context("a module lies in a folder")?)?;
+            fs::copy(&path, to)?;
+        }
+        for list in ["modules.builtin", "modules.order"] {
+            fs::copy(whole.join(list), folder.path().join(&here).join(list))?;
+        }
+        depmod(folder.path(), &kernel.release)?;
+        self.tree(&system.join("usr").join(&here), &folder.path().join(&here))
     }
 
     /// Writes the archive.
@@ -192,6 +230,36 @@ impl Ramdisk {
         newc::trailer(&mut out)?.flush()?;
         Ok(())
     }
+}
+
+/// The modules that the tests need, and what these need, in the order in which they must be loaded.
+fn modules(kernel: &Fetched) -> Result<Vec<PathBuf>> {
+    let Fetched { root, release, .. } = kernel;
+    depmod(root, release)?;
+    let mut order: Vec<PathBuf> = Vec::new();
+    for module in MODULES {
+        let mut modprobe = Command::new("modprobe");
+        modprobe.args(["--show-depends", "--dirname"]).arg(root);
+        let shown = modprobe.args(["--set-version", release, module]).output()?;
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        for path in shown.lines().filter_map(|line| line.strip_prefix("insmod ")) {
+            // What follows are parameters.
+            let path = Path::new(path.split_whitespace().next().unwrap_or_default());
+            if !order.iter().any(|other| other == path) {
+                order.push(path.to_owned());
+            }
+        }
+    }
+    ensure!(!order.is_empty(), "no module of {release} can be found");
+    Ok(order)
+}
+
+/// Writes down which module needs which.
+fn depmod(root: &Path, release: &str) -> Result<()> {
+    let depmod = Command::new("depmod").arg("-b").arg(root).arg(release).output();
+    let depmod = depmod.context("cannot start depmod: install kmod")?;
+    ensure!(depmod.status.success(), "{}", String::from_utf8_lossy(&depmod.stderr).trim());
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
