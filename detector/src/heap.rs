@@ -11,33 +11,52 @@ pub fn trim() {
     }
 }
 
-/// Lets go of the program's code: half of what is mapped of it only the start needed, such as the parser
-/// of the command line and the loader of eBPF objects. What runs again is mapped again, page by page, at
-/// the price of a fault that reads no disk as long as the kernel keeps the file in its cache.
+/// Lets go of the program's code and constants: more than half of what is mapped of them only the start
+/// needed, such as the parser of the command line and the eBPF objects. What is used again is mapped
+/// again, at the price of a fault that reads no disk as long as the kernel keeps the file in its cache.
 pub fn forget_code() {
-    // Where /proc is not to be read, the code stays where it is.
+    // Where /proc is not to be read, all stays where it is.
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let Some((start, length)) = mapping_of(&maps, forget_code as *const () as usize) else { return };
-    // SAFETY: the mapping is this program's own code: private, backed by the file that is running, which
-    // nobody can write to, and without write permission, so that no page of it differs from the file.
-    // madvise(2) with MADV_DONTNEED drops such pages; the next access reads them from the file again, by
-    // whichever thread and at whatever time, this one's return included.
-    unsafe {
-        libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED);
+    for (start, length) in mappings(&maps, forget_code as *const () as usize) {
+        // SAFETY: the mapping is of the program that is running: private, of a file that nobody can write
+        // to meanwhile, and never writable itself (see `mappings`), so that no page of it differs from
+        // the file. madvise(2) with MADV_DONTNEED drops such pages; the next access reads them from the
+        // file again, by whichever thread and at whatever time, this one's return included.
+        unsafe {
+            libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED);
+        }
     }
 }
 
-/// The mapping of code that has this address: where it starts and how long it is. Only one that cannot be
-/// written to and is private counts.
-fn mapping_of(maps: &str, address: usize) -> Option<(usize, usize)> {
-    maps.lines().find_map(|line| {
-        let mut words = line.split_whitespace();
+/// The mappings of the program that has code at this address, where each starts and how long it is, that
+/// were never writable: its code, and its constants, with which the file begins. The loader writes to what
+/// comes after the code, and may protect it later, so that it looks like constants.
+fn mappings(maps: &str, address: usize) -> Vec<(usize, usize)> {
+    struct Mapping<'a> {
+        from: usize,
+        to: usize,
+        mode: &'a str,
+        offset: usize,
+        file: (&'a str, &'a str),
+    }
+    let parse = |line| -> Option<Mapping<'_>> {
+        let mut words = str::split_whitespace(line);
         let (from, to) = words.next()?.split_once('-')?;
-        let (from, to) =
-            (usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?);
-        let is_code = words.next()? == "r-xp" && (from..to).contains(&address);
-        is_code.then(|| (from, to - from))
-    })
+        let hex = |text| usize::from_str_radix(text, 16).ok();
+        let (from, to, mode) = (hex(from)?, hex(to)?, words.next()?);
+        let offset = hex(words.next()?)?;
+        Some(Mapping { from, to, mode, offset, file: (words.next()?, words.next()?) })
+    };
+    let all: Vec<Mapping<'_>> = maps.lines().filter_map(parse).collect();
+    let is_code = |mapping: &&Mapping<'_>| {
+        mapping.mode == "r-xp" && (mapping.from..mapping.to).contains(&address)
+    };
+    let Some(code) = all.iter().find(is_code) else { return Vec::new() };
+    all.iter()
+        .filter(|mapping| mapping.file == code.file)
+        .filter(|mapping| mapping.mode == "r-xp" || (mapping.mode == "r--p" && mapping.offset == 0))
+        .map(|mapping| (mapping.from, mapping.to - mapping.from))
+        .collect()
 }
 
 #[cfg(test)]
@@ -45,13 +64,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn code_is_found_and_nothing_else() {
-        let maps = "55e0-55f0 r--p 00000000 fe:00 1 /detector\n55f0-5600 r-xp 00001000 fe:00 1 \
-                    /detector\n5600-5610 rw-p 00002000 fe:00 1 /detector\nnonsense\n";
-        assert_eq!(mapping_of(maps, 0x55f8), Some((0x55f0, 0x10)));
-        assert_eq!(mapping_of(maps, 0x5600), None);
-        assert_eq!(mapping_of(maps, 0x55ef), None);
-        assert_eq!(mapping_of("", 0), None);
+    fn what_was_never_written_is_found_and_nothing_else() {
+        let maps = "55e0-55f0 r--p 00000000 fe:00 7 /detector\n\
+                    55f0-5600 r-xp 00001000 fe:00 7 /detector\n\
+                    5600-5610 r--p 00002000 fe:00 7 /detector\n\
+                    5610-5620 rw-p 00003000 fe:00 7 /detector\n\
+                    7000-7010 r--p 00000000 fe:00 8 /lib/libc.so.6\n\
+                    7010-7020 r-xp 00001000 fe:00 8 /lib/libc.so.6\nnonsense\n";
+        assert_eq!(mappings(maps, 0x55f8), [(0x55e0, 0x10), (0x55f0, 0x10)]);
+        for elsewhere in [0x55ef, 0x5600, 0x5610, 0x7000] {
+            assert_eq!(mappings(maps, elsewhere), []);
+        }
+        assert_eq!(mappings("", 0), []);
     }
 
     #[test]
@@ -64,6 +88,5 @@ mod tests {
         forget_code();
         let after = held();
         assert!(after < before, "{after} pages of files, {before} before");
-        assert_eq!(mapping_of("", 0), None);
     }
 }
