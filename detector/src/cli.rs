@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, ConfigError, Hook, Output, PacketSource, RouteSource, WriterSource};
+use crate::admission::{Action, Form, Part};
+use crate::config::{
+    self, ConfigError, Hook, Output, PacketSource, ReferenceForm, RouteSource, WriterSource,
+};
 use crate::selftest::SelftestArgs;
 
 const EXAMPLES: &str = "\
@@ -25,6 +28,7 @@ Examples:
   detector selftest                                   whether a hijack here would arrive there
   detector run --record r.jsonl; detector replay r.jsonl
   detector audit                                      whether a cluster is exposed, and has been hit
+  detector policy --config config.yaml                an admission policy that refuses the attack
 
 Exit codes: 0 all went well; 1 it failed, `findings --fail` or `audit` found some, or routes cannot be
 seen here; 2 what was typed is wrong, no agent answers, or `audit` could not look.";
@@ -56,6 +60,16 @@ Sinks are told that it is a test: findings have test, Alertmanager and Events Ro
 Exit codes: 0 the alert has arrived everywhere; 1 a stage has failed, and it says why; 2 what was
 typed is wrong, or --here was refused.";
 
+const POLICY_EXAMPLES: &str = "\
+Examples:
+  detector policy --cluster --action audit            what would be refused, in the server's audit log
+  detector policy --cluster | kubectl apply -f -      refuse it, but for the cluster's allowances
+  detector policy --config config.yaml --format kyverno
+  detector policy --only claims                       the annotations of CVE-2022-28224 alone
+
+It prints policies and applies nothing. They do not follow the allow-list: print them again when it
+changes, or when an entry expires.";
+
 /// Detects hijacked pod routes on a Calico node (CVE-2022-28224 and its relatives).
 #[derive(Parser, Debug)]
 #[command(name = "detector", version, arg_required_else_help = true, after_help = EXAMPLES)]
@@ -74,6 +88,9 @@ pub enum Command {
     /// could, and what to do about it. Only reads.
     #[command(after_help = AUDIT_EXAMPLES)]
     Audit(AuditArgs),
+    /// Print admission policies that refuse what the attack needs, but for what the allow-list allows.
+    #[command(after_help = POLICY_EXAMPLES)]
+    Policy(PolicyArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -200,6 +217,45 @@ pub struct AuditArgs {
     pub color: Colour,
 }
 
+/// Which policies to print, for whom, and in which form.
+#[derive(Args, Clone, Debug, Default)]
+pub struct PolicyArgs {
+    /// A configuration file of the agent, for its allow-list of floating IPs.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Also take the FloatingIPAllowances of the cluster.
+    #[arg(long)]
+    pub cluster: bool,
+    /// The kubeconfig file; without it the one that kubectl would take, or the service account of the pod.
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig.
+    #[arg(long, value_name = "NAME", requires = "cluster")]
+    pub context: Option<String>,
+    /// Whose objects they are.
+    #[arg(long, value_name = "FORMAT", default_value = "vap")]
+    pub format: Form,
+    /// What becomes of a write that they refuse.
+    #[arg(long, value_name = "ACTION", default_value = "deny")]
+    pub action: Action,
+    /// Print these only.
+    #[arg(
+        long,
+        value_name = "POLICY",
+        value_delimiter = ',',
+        default_value = "claims,records,statuses"
+    )]
+    pub only: Vec<Part>,
+    /// Another account that may write the CNI plugin's annotations, such as
+    /// system:serviceaccount:network:cni. Can be given several times.
+    #[arg(long, value_name = "USER")]
+    pub cni_user: Vec<String>,
+    /// Another account that may write pods' addresses, such as that of a virtual kubelet. Can be given
+    /// several times.
+    #[arg(long, value_name = "USER")]
+    pub node_user: Vec<String>,
+}
+
 /// What an audit looks like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum AuditOutput {
@@ -267,6 +323,12 @@ pub enum ConfigCommand {
     },
     /// Write the effective configuration as YAML: flags, environment, file and defaults together.
     Show(RunArgs),
+    /// Write the reference of all keys, flags and variables.
+    Reference {
+        /// What it looks like.
+        #[arg(short, long, value_name = "FORMAT", default_value = "markdown")]
+        output: ReferenceForm,
+    },
 }
 
 /// What can be said of a run on the command line. A flag wins over its variable, both over the file.
@@ -364,6 +426,7 @@ impl ConfigCommand {
         let answer = match self {
             Self::Check { file } => config::check(file),
             Self::Show(args) => config::show(args),
+            Self::Reference { output } => config::reference(*output),
         };
         match answer {
             Ok(answer) => writeln!(out, "{}", answer.trim_end()).map(|()| 0),

@@ -8,6 +8,7 @@
 mod error;
 mod file;
 pub mod outlets;
+mod reference;
 pub mod reload;
 mod show;
 pub(crate) mod value;
@@ -131,6 +132,16 @@ pub enum Output {
     Text,
 }
 
+/// What the configuration reference looks like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum ReferenceForm {
+    /// For people: docs/configuration.md.
+    #[default]
+    Markdown,
+    /// The JSON Schema of the file: docs/schema/config.v1.json.
+    Schema,
+}
+
 /// The effective configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -216,6 +227,15 @@ pub fn check(path: &Path) -> Result<String, ConfigError> {
 /// What `detector config show` says: the effective configuration, as a file that gives it again.
 pub fn show(args: &RunArgs) -> Result<String, ConfigError> {
     load(args)?.to_yaml()
+}
+
+/// What `detector config reference` says: every key, for people or as a JSON Schema.
+pub fn reference(form: ReferenceForm) -> Result<String, ConfigError> {
+    match form {
+        ReferenceForm::Markdown => reference::markdown(),
+        ReferenceForm::Schema => serde_json::to_string_pretty(&reference::schema()?)
+            .map_err(|error| ConfigError::Show(error.to_string())),
+    }
 }
 
 // === impl Config ===

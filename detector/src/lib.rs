@@ -1,6 +1,7 @@
 //! The agent: a thin shell of sources and sinks around the engine of `detector-core`; and the audit,
 //! which looks at a cluster once.
 
+pub mod admission;
 pub mod agent;
 pub mod audit;
 pub mod cli;

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
-use detector::cli::{AuditArgs, Cli, Colour, Command, LogFormat, RunArgs, Shown};
+use detector::cli::{AuditArgs, Cli, Colour, Command, LogFormat, PolicyArgs, RunArgs, Shown};
 use detector::config::{self, ConfigError, Output};
 use detector::selftest::SelftestArgs;
-use detector::{agent, audit, client, probe, recording, runbook, seccomp, selftest, sink};
+use detector::{
+    admission, agent, audit, client, probe, recording, runbook, seccomp, selftest, sink,
+};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => return run(&args),
         Command::Audit(args) => return audit(&args),
+        Command::Policy(args) => return policy(&args),
         Command::Config(command) => {
             let done = command.run(&mut std::io::stdout().lock(), &mut std::io::stderr().lock());
             done.map(ExitCode::from).map_err(Into::into)
@@ -169,6 +172,17 @@ fn audit(args: &AuditArgs) -> ExitCode {
         Ok(code) => ExitCode::from(code),
         // Nobody reads any more; that is told apart from findings, as is the rest.
         Err(error) if is_broken_pipe(&error) => ExitCode::from(2),
+        Err(error) => complain(&format!("{error:#}"), 2),
+    }
+}
+
+fn policy(args: &PolicyArgs) -> ExitCode {
+    let printed = runtime().and_then(|runtime| {
+        runtime.block_on(admission::run(args, &mut std::io::stdout(), &mut std::io::stderr()))
+    });
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::FAILURE,
         Err(error) => complain(&format!("{error:#}"), 2),
     }
 }

@@ -82,3 +82,34 @@ fn the_schemas_say_which_they_are_and_know_every_word() {
         assert!(words("means").contains(&means.as_str().to_owned()), "{means:?}");
     }
 }
+
+#[test]
+fn the_schema_of_the_configuration_takes_what_the_agent_takes() {
+    let schema = schema("config.v1.json");
+    let text = fs::read_to_string(project("deploy/config.example.yaml")).unwrap();
+    let example: Value = serde_saphyr::from_str(&text).unwrap();
+    holds(&schema, &example);
+    // The entries that stand there as comments.
+    let sinks = "
+sinks:
+  alertmanagers:
+  - {name: main, url: 'http://alertmanager.monitoring:9093', lingers: 1m, leastSeverity: low}
+  webhooks:
+  - {name: chat, urlFile: /etc/detector/slack-url, format: slack, secretFile: /etc/detector/secret}
+";
+    holds(&schema, &serde_saphyr::from_str(sinks).unwrap());
+    for wrong in [
+        "resyncIntervall: 10m",
+        "resyncInterval: ten",
+        "output: xml",
+        "ringBytes: 1",
+        "sinks: {webhooks: [{name: chat}]}",
+        "sinks: {webhooks: [{name: chat, url: 'https://a', urlFile: /b}]}",
+        "sinks: {webhooks: [{name: chat, url: 'https://user:word@a/'}]}",
+        "floatingIPs: {allow: [{cidr: 192.0.2.0/28, namespace: edge}]}",
+        "floatingIPs: {allow: [{cidr: 192.0.2.0, namespace: edge, serviceAccount: a}]}",
+    ] {
+        let wrong: Value = serde_saphyr::from_str(wrong).unwrap();
+        assert!(!schema.is_valid(&wrong), "{wrong}");
+    }
+}

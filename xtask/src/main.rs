@@ -147,6 +147,7 @@ fn run(task: Task) -> Result<()> {
     if matches!(task, Task::Setup | Task::Test) {
         setup::observers()?;
         setup::bird()?;
+        setup::kyverno::run()?;
         setup::containers()?;
         setup::helm::run()?;
         setup::checkov::run()?;

@@ -16,6 +16,7 @@ mod golang;
 pub(crate) mod helm;
 pub(crate) mod kernels;
 pub(crate) mod kubernetes;
+pub(crate) mod kyverno;
 pub(crate) mod userland;
 
 use std::path::Path;

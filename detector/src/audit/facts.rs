@@ -12,6 +12,7 @@ use detector_core::observation::Node;
 use detector_core::workload::{NodeName, Pod, PodKey};
 use jiff::Timestamp;
 
+use crate::admission::Grants;
 use crate::policy::Allowed;
 use crate::source::cluster::Rejection;
 use crate::source::cluster::cni::Switches;
@@ -281,7 +282,7 @@ pub(super) enum Subject {
     ServiceAccount(Box<str>, Box<str>),
 }
 
-/// Whether the admission policy of the fix plan stands, whole and unchanged.
+/// Whether the admission policy of `detector policy` stands, whole and unchanged.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) enum Guard {
     /// It is not there.
@@ -289,8 +290,8 @@ pub(super) enum Guard {
     Absent,
     /// It is there, and refuses nothing: this is wrong with it.
     Ineffective(Box<str>),
-    /// It refuses the annotations in all namespaces but these.
-    Stands { except: BTreeSet<Box<str>> },
+    /// It refuses the annotations in all namespaces but these, but for what it allows.
+    Stands { except: BTreeSet<Box<str>>, allows: Grants },
 }
 
 /// What was read and not taken.

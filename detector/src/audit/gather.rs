@@ -218,13 +218,13 @@ impl Gather {
     }
 
     pub(super) fn policy(&mut self, object: &ValidatingAdmissionPolicy) {
-        if object.name_any() == guard::NAME {
+        if object.name_any() == guard::name() {
             self.policy = serde_json::to_value(object).ok();
         }
     }
 
     pub(super) fn policy_binding(&mut self, object: &ValidatingAdmissionPolicyBinding) {
-        if object.spec.policy_name == guard::NAME {
+        if object.spec.policy_name == guard::name() {
             self.policy_bindings.extend(serde_json::to_value(object).ok());
         }
     }

@@ -1,119 +1,44 @@
-//! The admission policy that refuses the annotations of the family, and whether it stands (pure).
+//! Whether the admission policy that refuses the annotations of the family stands (pure).
 //!
-//! It is counted as a guard only as it is printed here: another policy may do the same, but who reads
-//! other people's CEL had better not vouch for it.
+//! It is counted as a guard only as `detector policy` and the fix plan print it, whatever it allows:
+//! another policy may do the same, but who reads other people's CEL had better not vouch for it.
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::facts::Guard;
-use crate::source::cluster::parse::{
-    ADDRESSES, ADDRESSES_WITHOUT_IPAM, FLOATING_IPS, SOURCE_PREFIXES,
-};
+use crate::admission::{self, Grants, Part};
 use crate::text::printable;
 
-/// The name of the policy.
-pub(super) const NAME: &str = "calico-addresses.route-hijack-detector.io";
+/// The part of the policies that guards against the annotations.
+const PART: Part = Part::Claims;
 
 /// The label that each namespace has, with its own name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
-/// The annotations that nobody but the allowed may set. `podIP` and `podIPs` are the CNI plugin's,
-/// whose account has another name in each installation: refusing them could cut pods off.
-const REFUSED: [&str; 4] = [FLOATING_IPS, ADDRESSES, ADDRESSES_WITHOUT_IPAM, SOURCE_PREFIXES];
-
-/// What the policy asks of each write. What is there already may stay and may go: or else a kubelet
-/// could not report the status of a pod that bears one.
-fn expression() -> String {
-    let keys: Vec<String> = REFUSED.iter().map(|key| format!("'{key}'")).collect();
-    format!(
-        "[{}].all(key, !(key in variables.annotations) || (key in variables.before && \
-         variables.before[key] == variables.annotations[key]))",
-        keys.join(", ")
-    )
+/// The name of the policy.
+pub(super) fn name() -> &'static str {
+    PART.name()
 }
 
-/// The policy's `spec`.
-fn spec() -> Value {
-    json!({
-        "failurePolicy": "Fail",
-        "matchConstraints": {
-            "resourceRules": [{
-                "apiGroups": [""],
-                "apiVersions": ["v1"],
-                "operations": ["CREATE", "UPDATE"],
-                "resources": ["pods", "pods/status"],
-            }],
-        },
-        "variables": [
-            {
-                "name": "annotations",
-                "expression": "has(object.metadata.annotations) ? object.metadata.annotations : {}",
-            },
-            {
-                "name": "before",
-                "expression": "oldObject != null && has(oldObject.metadata.annotations) ? \
-                               oldObject.metadata.annotations : {}",
-            },
-        ],
-        "validations": [{
-            "expression": expression(),
-            "message": "Calico's annotations that claim addresses are not allowed in this namespace \
-                        (CVE-2022-28224)",
-        }],
-    })
-}
-
-/// The policy and its binding, which leaves these namespaces out, as YAML for `kubectl apply`.
-pub(super) fn manifest(except: &BTreeSet<Box<str>>) -> String {
-    let policy = spec();
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let variable = |n: usize| {
-        let variable = &policy["variables"][n];
-        format!(
-            "    - name: {}\n      expression: >-\n        {}\n",
-            text(&variable["name"]),
-            text(&variable["expression"])
-        )
-    };
-    let validation = &policy["validations"][0];
-    let resources = if except.is_empty() {
-        String::new()
-    } else {
-        // In quotes: a namespace may be called 42, or null.
-        let names: Vec<String> = except.iter().map(|name| format!("\"{name}\"")).collect();
-        format!(
-            "  matchResources:\n    namespaceSelector:\n      matchExpressions:\n        - {{key: \
-             {NAMESPACE_NAME}, operator: NotIn, values: [{}]}}\n",
-            names.join(", ")
-        )
-    };
-    format!(
-        "apiVersion: admissionregistration.k8s.io/v1\n\
-         kind: ValidatingAdmissionPolicy\n\
-         metadata:\n  name: {NAME}\n\
-         spec:\n  failurePolicy: Fail\n  matchConstraints:\n    resourceRules:\n      \
-         - apiGroups: [\"\"]\n        apiVersions: [v1]\n        operations: [CREATE, UPDATE]\n        \
-         resources: [pods, pods/status]\n  variables:\n{}{}  validations:\n    - expression: >-\n        \
-         {}\n      message: >-\n        {}\n\
-         ---\n\
-         apiVersion: admissionregistration.k8s.io/v1\n\
-         kind: ValidatingAdmissionPolicyBinding\n\
-         metadata:\n  name: {NAME}\n\
-         spec:\n  policyName: {NAME}\n  validationActions: [Deny, Audit]\n{resources}",
-        variable(0),
-        variable(1),
-        text(&validation["expression"]),
-        text(&validation["message"]),
-    )
+/// What a policy of ours says that it allows, and what it must be to allow just that.
+fn read(spec: &Value) -> Option<(Grants, Value)> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let variables = spec["variables"].as_array()?;
+    let variables: Option<Vec<(String, String)>> =
+        variables.iter().map(|v| Some((text(&v["name"])?, text(&v["expression"])?))).collect();
+    let (grants, allowed) = Grants::read(&variables?)?;
+    Some((grants, admission::spec(&admission::Guard::claims(allowed))))
 }
 
 /// Whether the policy stands, by its object and the bindings that name it.
 pub(super) fn judge(policy: Option<&Value>, bindings: &[Value]) -> Guard {
     let Some(policy) = policy else { return Guard::Absent };
-    let (spec, wanted) = (&policy["spec"], spec());
+    let spec = &policy["spec"];
     let ineffective = |why: &str| Guard::Ineffective(why.into());
+    let other = "it is not as `detector policy` prints it";
+    let Some((allows, wanted)) = read(spec) else { return ineffective(other) };
     // The server fills in what is not said, so what is said is compared field by field.
     let same = spec["failurePolicy"].as_str().unwrap_or("Fail") == "Fail"
         && spec["variables"] == wanted["variables"]
@@ -133,13 +58,13 @@ pub(super) fn judge(policy: Option<&Value>, bindings: &[Value]) -> Guard {
             })
         });
     if !same {
-        return ineffective("it is not as `detector audit --fix-plan` prints it");
+        return ineffective(other);
     }
     let excepted = bindings.iter().filter_map(effect);
     // Several bindings refuse more than each of them.
     let excepted = excepted.reduce(|a, b| a.intersection(&b).cloned().collect());
     match excepted {
-        Some(except) => Guard::Stands { except },
+        Some(except) => Guard::Stands { except, allows },
         None => ineffective("no binding of it denies anything"),
     }
 }
@@ -187,35 +112,119 @@ fn is_for_all(selector: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use detector_core::policy::Allowance;
+    use serde_json::json;
 
-    fn documents(except: &[&str]) -> Vec<Value> {
-        let except = except.iter().map(|name| Box::from(*name)).collect();
-        let text = manifest(&except);
+    use super::*;
+    use crate::admission::{Action, Form, Policy, Trusted};
+    use crate::config::value;
+    use crate::policy::Allowed;
+
+    fn allowed(entries: &[(&str, &str, &str)]) -> Vec<Allowed> {
+        let entry = |(namespace, account, range): &(&str, &str, &str)| Allowed {
+            allowance: Allowance {
+                cidr: value::cidr(range).unwrap(),
+                namespace: (*namespace).into(),
+                service_account: (*account).into(),
+                origin: "configuration".into(),
+                reason: None,
+            },
+            expires: None,
+        };
+        entries.iter().map(entry).collect()
+    }
+
+    fn documents(allowed: &[Allowed]) -> Vec<Value> {
+        let policy = Policy { allowed: allowed.to_vec(), ..Policy::default() };
+        let text = policy.print(&[PART], Form::Vap, Action::Deny);
         text.split("---\n").map(|text| serde_saphyr::from_str(text).unwrap()).collect()
     }
 
     #[test]
     fn what_is_printed_is_what_counts() {
-        for except in [&[][..], &["edge"], &["42", "edge", "null"]] {
-            let documents = documents(except);
-            assert_eq!(documents[0]["spec"], spec());
+        let many: Vec<(String, String)> = (0..600)
+            .map(|n| (format!("account-{}", n % 7), format!("192.0.{}.{}/32", n / 200, n % 200)))
+            .collect();
+        let many: Vec<(&str, &str, &str)> =
+            many.iter().map(|(account, range)| ("edge", &**account, &**range)).collect();
+        for entries in [
+            &[][..],
+            &[("edge", "gateway", "192.0.2.0/28")],
+            // Words that YAML takes for something else.
+            &[("42", "null", "192.0.2.0/28"), ("edge", "a.b", "2001:db8::/64")],
+            &many,
+        ] {
+            let allowed = allowed(entries);
+            let documents = documents(&allowed);
+            let allows = Grants::of(&allowed);
+            let wanted = admission::Guard::new(PART, &allows, &Trusted::default());
+            assert_eq!(documents[0]["spec"], admission::spec(&wanted));
+            assert_eq!(allows.entries().unwrap().len(), entries.len());
             let guard = judge(Some(&documents[0]), &documents[1..]);
-            let except = except.iter().map(|name| Box::from(*name)).collect();
-            assert_eq!(guard, Guard::Stands { except });
+            assert_eq!(guard, Guard::Stands { except: BTreeSet::new(), allows });
         }
     }
 
     #[test]
+    fn the_allow_list_counts_in_whatever_form_json_has() {
+        let allowed = allowed(&[("edge", "gateway", "192.0.2.0/28")]);
+        let mut documents = documents(&allowed);
+        let variables = documents[0]["spec"]["variables"].as_array_mut().unwrap();
+        let own = variables.iter_mut().find(|variable| variable["name"] == "allowed0").unwrap();
+        own["expression"] = json!(r#"{"edge/gateway":["192.0.2.0/28"]}"#);
+        let guard = judge(Some(&documents[0]), &documents[1..]);
+        let allows = Grants::of(&allowed);
+        assert_eq!(guard, Guard::Stands { except: BTreeSet::new(), allows });
+    }
+
+    #[test]
+    fn what_it_allows_beyond_the_allow_list_is_told() {
+        let policy = allowed(&[
+            ("edge", "gateway", "192.0.2.0/28"),
+            ("edge", "gateway", "192.0.2.64/28"),
+            ("edge", "other", "192.0.2.0/28"),
+        ]);
+        let list = allowed(&[("edge", "gateway", "192.0.2.0/27")]);
+        let list: Vec<Allowance> = list.into_iter().map(|entry| entry.allowance).collect();
+        let beyond = Grants::of(&policy).beyond(&list);
+        let shown: Vec<String> = beyond.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["192.0.2.64/28 of edge/gateway", "192.0.2.0/28 of edge/other"]);
+    }
+
+    #[test]
+    fn namespaces_that_a_binding_leaves_out_are_told() {
+        let mut documents = documents(&[]);
+        documents[1]["spec"]["matchResources"] = json!({ "namespaceSelector": { "matchExpressions": [
+            { "key": NAMESPACE_NAME, "operator": "NotIn", "values": ["edge"] },
+        ] } });
+        let except = BTreeSet::from(["edge".into()]);
+        let guard = judge(Some(&documents[0]), &documents[1..]);
+        assert_eq!(guard, Guard::Stands { except, allows: Grants::default() });
+    }
+
+    #[test]
     fn whatever_weakens_it_takes_it_away() {
-        let good = documents(&["edge"]);
+        let mut good = documents(&allowed(&[("edge", "gateway", "192.0.2.0/28")]));
+        good[1]["spec"]["matchResources"] = json!({});
+        assert!(matches!(judge(Some(&good[0]), &good[1..]), Guard::Stands { .. }));
         assert_eq!(judge(None, &good[1..]), Guard::Absent);
         assert!(matches!(judge(Some(&good[0]), &[]), Guard::Ineffective(_)));
-        let weaker: [(usize, &str, Value); 9] = [
+        let position = |name: &str| {
+            let variables = good[0]["spec"]["variables"].as_array().unwrap();
+            variables.iter().position(|variable| variable["name"] == name).unwrap()
+        };
+        let variable = |name: &str| format!("/spec/variables/{}/expression", position(name));
+        let weaker: [(usize, &str, Value); 14] = [
             (0, "/spec/failurePolicy", json!("Ignore")),
             (0, "/spec/matchConditions", json!([{"name": "a", "expression": "false"}])),
             (0, "/spec/validations/0/expression", json!("true")),
-            (0, "/spec/variables/1/expression", json!("variables.annotations")),
+            (0, &variable("before"), json!("variables.annotations")),
+            (0, &variable("claims"), json!("[]")),
+            (0, &variable("account"), json!("'edge/gateway'")),
+            (0, &variable("mine"), json!("['0.0.0.0/1']")),
+            // CEL, but no longer JSON; and a range that nobody may allow.
+            (0, &variable("allowed0"), json!("{'edge/gateway': ['192.0.2.0/28']}")),
+            (0, &variable("allowed0"), json!("{\n  \"edge/gateway\": [\"0.0.0.0/0\"]\n}")),
             (0, "/spec/matchConstraints/resourceRules/0/resources", json!(["pods"])),
             (0, "/spec/matchConstraints/objectSelector", json!({"matchLabels": {"a": "b"}})),
             (1, "/spec/validationActions", json!(["Warn"])),

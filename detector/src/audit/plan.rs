@@ -6,9 +6,10 @@ use detector_core::policy::AllowList;
 
 use super::exposure::{Exposure, NodeState, Standing, Switch};
 use super::facts::{CalicoNode, Facts, Guard};
-use super::guard;
 use super::report::{Finding, Level, Object, Reach, Rule, Step};
 use super::shell::word;
+use crate::admission::{Action, Form, Part, Policy};
+use crate::policy::Allowed;
 use crate::source::cluster::parse::{FLOATING_IPS, SOURCE_PREFIXES};
 use crate::source::cluster::version::Product;
 
@@ -116,29 +117,29 @@ fn end_forgeries(findings: &[Finding]) -> Option<Step> {
 }
 
 fn install_policy(facts: &Facts, allowed: &AllowList) -> Option<Step> {
-    if let Guard::Stands { except } = &facts.guard {
+    if let Guard::Stands { except, allows } = &facts.guard {
         let named = |name: &str| allowed.entries().iter().any(|e| *e.namespace == *name);
-        if except.iter().all(|name| named(name)) {
+        if except.iter().all(|name| named(name)) && allows.beyond(allowed.entries()).is_empty() {
             return None;
         }
     }
-    let except: BTreeSet<Box<str>> =
-        allowed.entries().iter().map(|entry| entry.namespace.clone()).collect();
-    let but = if except.is_empty() {
-        "in every namespace".to_owned()
-    } else {
-        "in every namespace but those of the allow-list".to_owned()
+    let in_force = |entry: &&Allowed| allowed.entries().contains(&entry.allowance);
+    let policy = Policy {
+        allowed: facts.allowed.iter().filter(in_force).cloned().collect(),
+        ..Policy::default()
     };
+    let but = if policy.allowed.is_empty() { "" } else { ", but for what the allow-list has" };
     Some(Step {
-        title: "install the admission policy".into(),
+        title: "install the admission policies".into(),
         why: format!(
-            "it refuses annotations that claim addresses {but}, on pods and pods/status, from \
-             Kubernetes v1.30 on; what is there already can stay and be removed. A forged status it \
-             does not see"
+            "they refuse annotations that claim addresses{but}, by any way onto a pod, from Kubernetes \
+             v1.30 on; what is there already can stay and be removed. Two more keep the CNI plugin's \
+             annotations to the CNI plugin and pods' addresses to kubelets. `detector policy` prints the \
+             same, and with --action audit refuses nothing yet"
         ),
         commands: vec![format!(
             "kubectl apply --filename - <<'EOF'\n{}EOF",
-            guard::manifest(&except)
+            policy.print(&Part::ALL, Form::Vap, Action::Deny)
         )],
     })
 }

@@ -7,6 +7,7 @@ use detector_core::policy::AllowList;
 use super::exposure::{Exposure, NodeState, Presence, Switch};
 use super::facts::{Facts, Guard, Kind};
 use super::report::{Finding, Level, Reach, Verdict};
+use crate::admission::Grants;
 
 /// How many reasons of one sort are told; the findings have them all.
 const TOLD: usize = 3;
@@ -57,20 +58,26 @@ pub(super) fn judge(
     }
 }
 
-/// The namespaces that the admission policy leaves out although neither the allow-list in force names
-/// them nor everybody but the cluster's own is kept from their pods.
-fn left_out<'a>(
-    except: &'a BTreeSet<Box<str>>,
+/// What the admission policy leaves out, namespaces and ranges, although neither the allow-list in force
+/// has it nor everybody but the cluster's own is kept from the pods there.
+fn left_out(
+    except: &BTreeSet<Box<str>>,
+    allows: &Grants,
     reach: &Reach,
     allowed: &AllowList,
-) -> Vec<&'a str> {
+) -> Vec<String> {
     let is_allowed = |namespace: &str| allowed.entries().iter().any(|e| *e.namespace == *namespace);
     let covered = |namespace: &str| {
         let mut tenants = reach.holders.iter().filter(|holder| holder.system.is_none());
         tenants.any(|holder| holder.namespace.as_deref().is_none_or(|own| own == namespace))
     };
-    let names = except.iter().map(|name| &**name);
-    names.filter(|name| !is_allowed(name) && (!reach.complete || covered(name))).collect()
+    let names = except.iter().filter(|name| !is_allowed(name));
+    let namespaces = names.map(|name| (name.clone(), format!("namespace {name}")));
+    let beyond = allows.beyond(allowed.entries()).into_iter();
+    let all = namespaces.chain(beyond.map(|entry| (entry.namespace.clone(), entry.to_string())));
+    all.filter(|(namespace, _)| !reach.complete || covered(namespace))
+        .map(|(_, shown)| shown)
+        .collect()
 }
 
 fn with_calico(facts: &Facts, exposure: &Exposure, reach: &Reach, allowed: &AllowList) -> Judged {
@@ -111,16 +118,19 @@ fn with_calico(facts: &Facts, exposure: &Exposure, reach: &Reach, allowed: &Allo
         return guarded(vec![reason], "detector audit --output sarif > audit.sarif");
     }
     let mut reasons = why_open(&open, exposure);
-    if let Guard::Stands { except } = &facts.guard
+    if let Guard::Stands { except, allows } = &facts.guard
         && pods
-        && left_out(except, reach, allowed).is_empty()
+        && left_out(except, allows, reach, allowed).is_empty()
     {
-        let but = if except.is_empty() {
+        let mut but = if except.is_empty() {
             String::new()
         } else {
             let names: Vec<&str> = except.iter().map(|name| &**name).collect();
             format!(", but for namespaces {}", names.join(", "))
         };
+        if *allows != Grants::default() {
+            but += ", but for what the allow-list has";
+        }
         reasons.push(format!("the admission policy refuses the annotations{but}"));
         return guarded(reasons, "detector audit --fix-plan");
     }
@@ -141,11 +151,15 @@ fn with_calico(facts: &Facts, exposure: &Exposure, reach: &Reach, allowed: &Allo
     if let Guard::Ineffective(why) = &facts.guard {
         reasons.push(format!("the admission policy does not count: {why}"));
     }
-    if let Guard::Stands { except } = &facts.guard {
-        let names = left_out(except, reach, allowed);
+    if let Guard::Stands { except, allows } = &facts.guard {
+        let mut names = left_out(except, allows, reach, allowed);
+        if let Some(more) = names.len().checked_sub(TOLD).filter(|more| *more > 0) {
+            names.truncate(TOLD);
+            names.push(format!("and {more} more"));
+        }
         if !names.is_empty() {
             reasons.push(format!(
-                "the admission policy leaves out namespaces that the allow-list does not name: {}",
+                "the admission policy leaves out what the allow-list does not have: {}",
                 names.join(", ")
             ));
         }

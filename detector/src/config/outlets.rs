@@ -117,10 +117,10 @@ const SOCKET: &str = "/run/detector/detector.sock";
 const STATE: &str = "/var/lib/detector/state";
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
-const REPEAT: (Duration, Duration) = (Duration::ZERO, Duration::from_hours(24 * 7));
-const WINDOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(1));
-const LINGERS: (Duration, Duration) = (Duration::ZERO, Duration::from_hours(1));
-const LIMIT: (u32, u32) = (1, 100_000);
+pub(super) const REPEAT: (Duration, Duration) = (Duration::ZERO, Duration::from_hours(24 * 7));
+pub(super) const WINDOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(1));
+pub(super) const LINGERS: (Duration, Duration) = (Duration::ZERO, Duration::from_hours(1));
+pub(super) const LIMIT: (u32, u32) = (1, 100_000);
 /// So many remote sinks are more than anybody has.
 const MOST_REMOTES: usize = 32;
 

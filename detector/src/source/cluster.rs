@@ -50,6 +50,7 @@ use tokio::task::JoinSet;
 use tower::timeout::TimeoutLayer;
 use tower::util::MapRequestLayer;
 
+pub(crate) use self::allowances::list as allowances_now;
 pub use self::allowances::object;
 pub use self::counters::{Counters, Counts};
 pub use self::lean::{LeanNode, LeanNodeSpec, LeanNodeStatus};

@@ -275,7 +275,7 @@ fn the_admission_policy_of_the_plan_is_accepted_and_guards() {
             Ok(_) => assert!(Instant::now() < end, "the policy never refuses"),
         }
     };
-    assert!(refused.contains("not allowed in this namespace"), "{refused}");
+    assert!(refused.contains("claims addresses that no allowance gives"), "{refused}");
     // So is the way by the status, and that of whoever makes a pod.
     let status =
         format!(r#"{{"metadata":{{"annotations":{{"{FLOATING_IPS}":"[\"10.244.1.5\"]"}}}}}}"#);
@@ -292,9 +292,10 @@ fn the_admission_policy_of_the_plan_is_accepted_and_guards() {
     new["metadata"]["annotations"]["cni.projectcalico.org/ipAddrsNoIpam"] =
         json!(r#"["10.244.1.5"]"#);
     stage.cluster.kubectl_fed(&["create", "--filename=-"], &new.to_string()).unwrap_err();
-    // The allowed namespace goes on, and so does a pod that bears one already: it can be written to,
-    // and the annotation can go.
-    annotate("pod/gateway", "edge", &["--dry-run=server"]).unwrap();
+    // The allowed goes on, with its own address only; and so does a pod that bears one already: it can
+    // be written to, and the annotation can go.
+    stage.cluster.kubectl(&["label", "--namespace=edge", "pod/gateway", "a=b"]).unwrap();
+    annotate("pod/gateway", "edge", &["--dry-run=server"]).unwrap_err();
     stage.cluster.kubectl(&["label", "--namespace=shop", "pod/db", "a=b"]).unwrap();
     let ready = json!({ "message": "still here" });
     stage.cluster.objects().patch_status("pods", "shop", "db", &ready).unwrap();
@@ -306,7 +307,9 @@ fn the_admission_policy_of_the_plan_is_accepted_and_guards() {
     audited.is("guarded", 0);
     let reasons = audited.report["reasons"].to_string();
     assert!(
-        reasons.contains("the admission policy refuses the annotations, but for namespaces edge"),
+        reasons.contains(
+            "the admission policy refuses the annotations, but for what the allow-list has"
+        ),
         "{reasons}"
     );
     // Weakened, it counts for nothing.

@@ -12,6 +12,7 @@ use detector_tests::agent::Agent;
 use detector_tests::container::{Pod, Runtime};
 use detector_tests::real::http::{Request, over_unix};
 use detector_tests::scenario::node::Node;
+use detector_tests::scenario::step::Step;
 use detector_tests::scenario::words::Words;
 use detector_tests::scenario::{Family, Scenario};
 use serde_json::{Value, json};
@@ -39,7 +40,13 @@ steps:
 expect: []
 ";
 
-/// What the agent says of.
+/// What takes the first of them again, once it has been given back: what happens again is added to what
+/// was written before.
+const GIVE_BACK: &str = "route del ${cart/host} dev ${dev default/evil}";
+const TAKE_AGAIN: &str = "route add ${cart/host} dev ${dev default/evil} scope link proto 3";
+const TAKEN: &str = "10.244.1.5/32 ";
+
+/// What the agent gives a verdict of.
 const ALLOWANCE: &str = "
 apiVersion: route-hijack-detector.io/v1
 kind: FloatingIPAllowance
@@ -68,7 +75,8 @@ enum Shown {
 /// An agent that has found two hijacks.
 struct Live<'a> {
     stage: &'a Stage,
-    _node: Node<'static>,
+    node: Node<'static>,
+    words: Words<'static>,
     pod: Pod,
     agent: Agent,
     missing: BTreeSet<String>,
@@ -209,7 +217,7 @@ impl<'a> Live<'a> {
         for step in &world.steps {
             node.step(words, step)?;
         }
-        Ok(Self { stage, _node: node, pod, agent, missing: BTreeSet::new() })
+        Ok(Self { stage, node, words, pod, agent, missing: BTreeSet::new() })
     }
 
     fn wait_until_it_shows(&mut self, shown: &Shown) -> Result<()> {
@@ -225,6 +233,14 @@ impl<'a> Live<'a> {
     /// Whether it shows now. What findings say is heard meanwhile.
     fn shows(&mut self, shown: &Shown) -> Result<bool> {
         while let Some(heard) = self.agent.next_finding(GLANCE)? {
+            let about = heard.finding["key"].as_str().unwrap_or_default();
+            let turn = match heard.finding["state"].as_str() {
+                Some("opened") => GIVE_BACK,
+                _ => TAKE_AGAIN,
+            };
+            if about.starts_with(TAKEN) && heard.finding["state"] != "updated" {
+                self.node.step(self.words, &Step::Ip(turn.to_owned()))?;
+            }
             let missing = heard.finding["missing"].as_array().into_iter().flatten();
             self.missing.extend(missing.filter_map(Value::as_str).map(str::to_owned));
         }

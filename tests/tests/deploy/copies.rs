@@ -14,6 +14,7 @@ fn files_of_the_chart_are_those_beside_it() {
     for (original, copy) in [
         ("base/crd.yaml", "chart/files/crd.yaml"),
         ("base/rbac.yaml", "chart/files/rbac.yaml"),
+        ("policy/validating-admission-policy.yaml", "chart/files/policy.yaml"),
         ("monitoring/rules.yaml", "chart/files/rules.yaml"),
         ("monitoring/dashboard.json", "chart/files/dashboard.json"),
     ] {

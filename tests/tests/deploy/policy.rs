@@ -1,4 +1,4 @@
-//! The chart's admission policy is the one that the audit prints, and counts as a guard.
+//! The chart's admission policies are those that `detector policy` prints and the audit knows.
 
 use std::fs;
 use std::process::Command;
@@ -11,62 +11,52 @@ use tempfile::TempDir;
 /// Values with an allowance for a namespace.
 pub(crate) const ALLOW: &str = r#"config.floatingIPs.allow=[
     {"cidr": "192.0.2.0/28", "namespace": "edge", "serviceAccount": "gateway"},
-    {"cidr": "192.0.2.16/28", "namespace": "edge", "serviceAccount": "other"}
+    {"cidr": "192.0.2.16/28", "namespace": "edge", "serviceAccount": "other"},
+    {"cidr": "192.0.2.32/28", "namespace": "edge", "serviceAccount": "other", "expires": "2020-01-01T00:00:00Z"},
+    {"cidr": "192.0.2.48/28", "namespace": "edge", "serviceAccount": "other", "expires": "2130-01-01T00:00:00.5+01:00"}
 ]"#;
 
-/// What the audit says to apply in a cluster that is exposed, with the agent's configuration.
+/// What `detector policy` prints with the agent's configuration.
 fn printed(config: &str) -> Manifest {
     let folder = TempDir::new().unwrap();
-    let (dump, file) = (folder.path().join("pods.json"), folder.path().join("config.yaml"));
-    let pods = json!({
-        "apiVersion": "v1",
-        "kind": "List",
-        "items": [{
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {
-                "namespace": "kube-system", "name": "calico-node-n1", "uid": "a",
-                "labels": { "k8s-app": "calico-node" },
-            },
-            "spec": {
-                "nodeName": "n1",
-                "hostNetwork": true,
-                "containers": [{ "name": "calico-node", "image": "docker.io/calico/node:v3.22.1" }],
-            },
-            "status": { "phase": "Running" },
-        }],
-    });
-    fs::write(&dump, pods.to_string()).unwrap();
+    let file = folder.path().join("config.yaml");
     fs::write(&file, config).unwrap();
-    let output = Command::new(program().unwrap())
-        .args(["audit", "--fix-plan", "--from"])
-        .arg(dump)
-        .arg("--config")
-        .arg(file)
-        .output()
-        .unwrap();
-    let plan = String::from_utf8(output.stdout).unwrap();
-    let (_, rest) = plan.split_once("<<'EOF'\n").expect("the plan has a manifest");
-    let (manifest, _) = rest.split_once("EOF").expect("the manifest ends");
-    Manifest::parse(manifest.to_owned()).unwrap()
+    let output =
+        Command::new(program().unwrap()).args(["policy", "--config"]).arg(file).output().unwrap();
+    Manifest::parse(String::from_utf8(output.stdout).unwrap()).unwrap()
+}
+
+/// A `spec` with its allow-list as what it means, however it is written.
+fn read(object: &Value) -> Value {
+    let mut spec = object["spec"].clone();
+    for variable in spec["variables"].as_array_mut().into_iter().flatten() {
+        if variable["name"] == "allowed0" {
+            let text = variable["expression"].as_str().unwrap();
+            variable["expression"] = serde_json::from_str(text).unwrap();
+        }
+    }
+    spec
 }
 
 #[test]
-fn it_is_the_audits() {
+fn it_is_what_is_printed() {
     let Some(helm) = Helm::find_or_skip("the chart's admission policy") else { return };
     for more in [&[][..], &["--set-json", ALLOW]] {
         let mut arguments = vec!["--set=policy.enabled=true"];
         arguments.extend(more);
         let chart = helm.template(&arguments).unwrap();
-        let audit = printed(chart.config().unwrap());
+        let printed = printed(chart.config().unwrap());
         for kind in ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"] {
-            let (mine, its) = (chart.of_kind(kind), audit.of_kind(kind));
-            assert!(mine.keys().eq(its.keys()) && mine.len() == 1, "{kind}: by the same name");
+            let (mine, its) = (chart.of_kind(kind), printed.of_kind(kind));
+            assert!(mine.keys().eq(its.keys()) && mine.len() == 3, "{kind}: by the same names");
             for (name, object) in mine {
-                assert_eq!(object["spec"], its[name]["spec"], "{kind}");
+                assert_eq!(read(object), read(its[name]), "{kind}");
             }
         }
     }
+    let one = ["--set=policy.enabled=true", "--set-json=policy.only=[\"claims\"]"];
+    let chart = helm.template(&one).unwrap();
+    assert_eq!(chart.of_kind("ValidatingAdmissionPolicy").len(), 1);
 }
 
 #[test]
@@ -79,14 +69,16 @@ fn its_action_and_its_exceptions_are_values() {
         let bindings = manifest.of_kind("ValidatingAdmissionPolicyBinding");
         bindings.into_values().next().unwrap()["spec"].clone()
     };
-    for (action, wanted) in
-        [("Deny", json!(["Deny", "Audit"])), ("Audit", json!(["Audit"])), ("Warn", json!(["Warn"]))]
-    {
+    for (action, wanted) in [
+        ("Deny", json!(["Deny", "Audit"])),
+        ("Audit", json!(["Audit"])),
+        ("Warn", json!(["Warn", "Audit"])),
+    ] {
         let spec = binding(&[&format!("--set=policy.action={action}")]);
         assert_eq!(spec["validationActions"], wanted);
         assert!(spec["matchResources"].is_null(), "all namespaces");
     }
-    let spec = binding(&["--set-json", ALLOW, "--set-json=policy.exceptNamespaces=[\"42\"]"]);
+    let spec = binding(&["--set-json=policy.exceptNamespaces=[\"42\", \"edge\", \"42\"]"]);
     let except = &spec["matchResources"]["namespaceSelector"]["matchExpressions"][0];
     assert_eq!(
         except["values"],

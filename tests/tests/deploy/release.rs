@@ -44,7 +44,9 @@ fn it_is_installed_upgraded_and_uninstalled() {
         cluster.objects().make_namespace(namespace).unwrap();
     }
     for namespace in ["default", "edge"] {
-        cluster.objects().create(&pretend::pod(namespace, "web", "n1")).unwrap();
+        let mut pod = pretend::pod(namespace, "web", "n1");
+        pod["spec"]["serviceAccountName"] = "gateway".into();
+        cluster.objects().create(&pod).unwrap();
     }
 
     // The rights and the kind are there already, as kubectl has applied them.
@@ -69,7 +71,7 @@ fn it_is_installed_upgraded_and_uninstalled() {
         assert!(refused.contains("CVE-2022-28224"), "{refused}");
     }
     for claim in claims(&cluster, "edge", "192.0.2.1") {
-        claim.expect("the allow-list names this namespace");
+        claim.expect("the allow-list gives it to this service account");
     }
 
     helm.uninstall(&kubeconfig).unwrap();

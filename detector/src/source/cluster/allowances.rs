@@ -15,7 +15,7 @@ use std::sync::Arc;
 use futures::future::{BoxFuture, OptionFuture};
 use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
-use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -35,6 +35,37 @@ const MANAGER: &str = "route-hijack-detector";
 
 /// A write under way: to which object, and how it ends.
 type Writing = BoxFuture<'static, (Box<str>, Outcome)>;
+
+/// How many objects a page of a list has, for somebody who looks once.
+const PAGE: u32 = 500;
+
+/// All allowances as they are now, for somebody who looks once: what each allows, or why it allows
+/// nothing. `None` where there is no such kind; an error is one line that says what to do.
+pub(crate) async fn list(
+    client: Client,
+) -> Result<Option<Vec<Result<Allowed, Rejection>>>, Box<str>> {
+    let api = Api::<DynamicObject>::all_with(client, &object::resource());
+    let mut params = ListParams::default().limit(PAGE);
+    let mut read = Vec::new();
+    loop {
+        let page = match api.list(&params).await {
+            Ok(page) => page,
+            Err(error) if failure::is_not_served(&error) => return Ok(None),
+            Err(error) => {
+                let what = format!("list {}", object::PLURAL);
+                let remedy = "give this account the right to list them";
+                return Err(failure::reason_with(&what, &error, remedy));
+            }
+        };
+        // Whoever deletes one means it, even where something holds the deletion up.
+        let stay = page.items.iter().filter(|item| item.metadata.deletion_timestamp.is_none());
+        read.extend(stay.map(object::allowed));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(Some(read)),
+        }
+    }
+}
 
 /// Tells of the allowances until nobody listens, and writes their statuses.
 pub(super) async fn run(client: Client, counters: Arc<Counters>, tx: mpsc::Sender<Grants>) {

@@ -37,7 +37,7 @@ use super::rejection::{Reason, Rejection};
 pub(crate) const FLOATING_IPS: &str = "cni.projectcalico.org/floatingIPs";
 pub(crate) const POD_IPS: &str = "cni.projectcalico.org/podIPs";
 pub(crate) const POD_IP: &str = "cni.projectcalico.org/podIP";
-const CONTAINER_ID: &str = "cni.projectcalico.org/containerID";
+pub(crate) const CONTAINER_ID: &str = "cni.projectcalico.org/containerID";
 pub(crate) const SOURCE_PREFIXES: &str = "cni.projectcalico.org/allowedSourcePrefixes";
 pub(crate) const ADDRESSES_WITHOUT_IPAM: &str = "cni.projectcalico.org/ipAddrsNoIpam";
 pub(crate) const ADDRESSES: &str = "cni.projectcalico.org/ipAddrs";
