@@ -320,7 +320,7 @@ impl Port {
 }
 
 /// A path of the project.
-pub(crate) fn project(path: &str) -> PathBuf {
+fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 

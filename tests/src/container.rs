@@ -76,17 +76,17 @@ impl Runtime {
 // === impl Pod ===
 
 impl Pod {
-    /// The pod that a DaemonSet makes on a node, whose service account is the cluster's: what it is
-    /// allowed is what stands there.
+    /// The pod of a DaemonSet on a node, or one that stands by itself, whose service account is the
+    /// cluster's: what it is allowed is what stands there.
     pub fn new(
-        objects: &[serde_json::Value],
+        (objects, kind): (&[serde_json::Value], &str),
         rootfs: Rootfs,
         runtime: Runtime,
         node: &str,
         cluster: &Cluster,
         api: SocketAddr,
     ) -> Result<Self> {
-        let (namespace, spec) = manifest::daemonset(objects)?;
+        let (namespace, spec) = manifest::pod(objects, kind)?;
         let folder = tempfile::Builder::new()
             .prefix("detector-pod-")
             .tempdir()
@@ -138,6 +138,14 @@ impl Pod {
         let [container] = &self.spec.containers[..] else { bail!("one container is known here") };
         let log = [("DETECTOR_LOG_FORMAT".to_owned(), "json".to_owned())];
         Agent::launch(network, self.command(container, &log)?)
+    }
+
+    /// Runs the one container until it ends; gives what it printed.
+    pub fn run(&self, network: &Namespace) -> Result<Output> {
+        let [container] = &self.spec.containers[..] else { bail!("one container is known here") };
+        let mut command = self.command(container, &[])?;
+        network.hold(&mut command);
+        command.output().context("cannot start the container")
     }
 
     /// The command that runs a container until it ends. All of it ends with whoever started it: the

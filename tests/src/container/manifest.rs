@@ -2,14 +2,10 @@
 //! container runs.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use serde_json::Value;
-
-use crate::cluster::programs::Programs;
-use crate::cluster::project;
 
 /// A pod's specification, as far as a container runtime has to know of it.
 #[derive(Clone, Debug, Deserialize)]
@@ -40,6 +36,8 @@ pub struct PodSpec {
     pub tolerations: Value,
     #[serde(default)]
     pub termination_grace_period_seconds: Value,
+    #[serde(default)]
+    pub restart_policy: Value,
     /// Of the sandbox; each container says its own.
     #[serde(default)]
     pub security_context: Value,
@@ -172,27 +170,16 @@ pub struct HostPath {
     pub kind: String,
 }
 
-/// The objects of a kustomization of the project, as kubectl renders them.
-pub fn rendered(programs: &Programs, folder: &str) -> Result<Vec<Value>> {
-    let output = Command::new(programs.kubectl())
-        .arg("kustomize")
-        .arg(project(folder))
-        .output()
-        .context("cannot start kubectl")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "kubectl kustomize {folder}: {}", said.trim());
-    Ok(serde_saphyr::from_multiple(&String::from_utf8(output.stdout)?)?)
-}
-
-/// The DaemonSet's namespace, and its pods.
-pub(super) fn daemonset(objects: &[Value]) -> Result<(String, PodSpec)> {
-    let set = objects
+/// The namespace of the one object of a kind that has pods, and what it asks for.
+pub(super) fn pod(objects: &[Value], kind: &str) -> Result<(String, PodSpec)> {
+    let object = objects
         .iter()
-        .find(|object| object["kind"] == "DaemonSet")
-        .context("there is no DaemonSet")?;
-    let namespace = set["metadata"]["namespace"].as_str().context("it has a namespace")?;
-    let spec = PodSpec::deserialize(&set["spec"]["template"]["spec"])
-        .context("the DaemonSet asks for what is not known here")?;
+        .find(|object| object["kind"] == kind)
+        .with_context(|| format!("there is no {kind}"))?;
+    let namespace = object["metadata"]["namespace"].as_str().context("it has a namespace")?;
+    let spec = if kind == "Pod" { &object["spec"] } else { &object["spec"]["template"]["spec"] };
+    let spec = PodSpec::deserialize(spec)
+        .with_context(|| format!("the {kind} asks for what is not known here"))?;
     Ok((namespace.to_owned(), spec))
 }
 

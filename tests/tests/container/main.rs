@@ -5,4 +5,5 @@
 
 mod findings;
 mod privileges;
+mod selftest;
 mod stage;

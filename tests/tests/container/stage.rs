@@ -6,15 +6,15 @@ use anyhow::{Context as _, Result};
 use detector_tests::agent::Agent;
 use detector_tests::cluster::Cluster;
 use detector_tests::cluster::programs::Programs;
-use detector_tests::container::manifest::rendered;
 use detector_tests::container::rootfs::Rootfs;
 use detector_tests::container::{Pod, Runtime};
+use detector_tests::deploy::Manifest;
 use detector_tests::scenario::node::Node;
 use detector_tests::scenario::words::Words;
 use serde_json::Value;
 
 /// The base of the manifests.
-pub(crate) const BASE: &str = "deploy/base";
+pub(crate) const BASE: &str = "base";
 
 /// A cluster in which the base stands.
 pub(crate) struct Stage {
@@ -35,7 +35,7 @@ impl Stage {
     pub(crate) fn new(what: &str) -> Option<Self> {
         let programs = Programs::find_or_skip(what)?;
         let cluster = Cluster::start(programs).unwrap();
-        let objects = rendered(cluster.programs(), BASE).unwrap();
+        let objects = Manifest::kustomize(cluster.programs(), BASE).unwrap().objects;
         let stage = Self { cluster: Arc::new(cluster), objects };
         stage.apply(&stage.objects).unwrap();
         Some(stage)
@@ -61,8 +61,8 @@ impl Stage {
         more: &Value,
     ) -> Result<Pod> {
         let name = &words.scenario.node;
-        let pod =
-            Pod::new(&self.objects, Rootfs::new()?, runtime, name, &self.cluster, node.api_addr())?;
+        let objects = (&self.objects[..], "DaemonSet");
+        let pod = Pod::new(objects, Rootfs::new()?, runtime, name, &self.cluster, node.api_addr())?;
         pod.configure(&Node::configuration(words, more)?)?;
         Ok(pod)
     }
