@@ -49,6 +49,8 @@ pub struct Pod {
     runtime: Runtime,
     folder: TempDir,
     env: BTreeMap<String, String>,
+    /// Whether what the seccomp profile refuses ends the container, so that it cannot pass unnoticed.
+    unforgiving: bool,
 }
 
 // === impl Runtime ===
@@ -97,7 +99,7 @@ impl Pod {
             ("spec.nodeName".to_owned(), node.to_owned()),
             ("status.hostIP".to_owned(), "127.0.0.1".to_owned()),
         ]);
-        let pod = Self { spec, namespace, rootfs, runtime, folder, env };
+        let pod = Self { spec, namespace, rootfs, runtime, folder, env, unforgiving: false };
         pod.make_volumes(objects)?;
         pod.identify(cluster)?;
         Ok(pod)
@@ -106,6 +108,11 @@ impl Pod {
     /// What is asked for. Changes count for containers that are started later.
     pub fn spec(&mut self) -> &mut PodSpec {
         &mut self.spec
+    }
+
+    /// From now on, what the seccomp profile refuses ends the container.
+    pub fn forgive_nothing(&mut self) {
+        self.unforgiving = true;
     }
 
     /// The folder that a volume is on the host.
@@ -248,7 +255,14 @@ impl Pod {
                 let path = host.with_context(|| format!("nobody puts {name} on the node"))?;
                 let text = fs::read_to_string(&path)
                     .with_context(|| format!("{name} is not there when the kubelet looks"))?;
-                Ok(Some(serde_json::from_str(&text)?))
+                let mut profile: serde_json::Value = serde_json::from_str(&text)?;
+                if self.unforgiving {
+                    profile["defaultAction"] = "SCMP_ACT_KILL_PROCESS".into();
+                    if let Some(profile) = profile.as_object_mut() {
+                        profile.remove("defaultErrnoRet");
+                    }
+                }
+                Ok(Some(profile))
             }
             (kind, _) => bail!("{kind} is no profile that is known here"),
         }

@@ -8,6 +8,7 @@ mod command;
 mod fuzz;
 mod image;
 mod package;
+mod seccomp;
 mod setup;
 mod vm;
 
@@ -83,6 +84,8 @@ enum Task {
     Vm(vm::Options),
     /// Build the container image: the agent, linked statically, and nothing else.
     Image(image::Options),
+    /// Hold the agent's seccomp profile against what it calls while scenarios happen to it.
+    Seccomp,
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),
@@ -172,6 +175,7 @@ fn run(task: Task) -> Result<()> {
             let kernels = setup::machines(options.kernels()).context("nothing can be booted")?;
             vm::run(&options, &kernels)
         }
+        Task::Seccomp => seccomp::compare(),
         Task::Image(options) => image::build(&options),
         Task::Bench(Bench::Latency) => build::bench("latency"),
         Task::Bench(Bench::Churn) => build::bench("churn"),

@@ -74,6 +74,8 @@ const RUNTIMES: Need = Need {
     packages: &["crun", "runc"],
 };
 
+const STRACE: Need = Need { why: "`strace` tells what the agent calls", packages: &["strace"] };
+
 const BUILDAH: Need = Need { why: "`buildah` builds the container image", packages: &["buildah"] };
 
 /// The version of cargo-cyclonedx whose output is known.
@@ -233,6 +235,14 @@ pub(crate) fn containers() -> Result<()> {
         return Ok(());
     }
     apt::install(&[RUNTIMES])
+}
+
+/// Finds what traces system calls.
+pub(crate) fn strace() -> Result<()> {
+    if succeeds("strace", &["--version"]) {
+        return Ok(());
+    }
+    apt::install(&[STRACE])
 }
 
 /// Finds what builds images: buildah, and what lists the crates that go into one.
