@@ -40,7 +40,7 @@ pub enum Part {
 /// Whose objects are printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum Form {
-    /// ValidatingAdmissionPolicy, of Kubernetes itself (v1.30 and later).
+    /// ValidatingAdmissionPolicy, of Kubernetes itself (v1.31 and later, whose CEL knows addresses).
     #[default]
     Vap,
     /// ClusterPolicy of Kyverno (v1.13 and later).

@@ -30,8 +30,8 @@ Examples:
   detector audit                                      whether a cluster is exposed, and has been hit
   detector policy --config config.yaml                an admission policy that refuses the attack
 
-Exit codes: 0 all went well; 1 it failed, `findings --fail` or `audit` found some, or routes cannot be
-seen here; 2 what was typed is wrong, no agent answers, or `audit` could not look.";
+Exit codes: 0 all went well; 1 it failed, `findings --fail` or `audit` found some, or routes cannot
+be seen here; 2 what was typed is wrong, no agent answers, or `audit` could not look.";
 
 const AUDIT_EXAMPLES: &str = "\
 Examples:

@@ -20,7 +20,7 @@ pub fn forget_code() {
     for (start, length) in mappings(&maps, forget_code as *const () as usize) {
         // SAFETY: the mapping is of the program that is running: private, of a file that nobody can write
         // to meanwhile, and never writable itself (see `mappings`), so that no page of it differs from
-        // the file. madvise(2) with MADV_DONTNEED drops such pages; the next access reads them from the
+        // the file but where a debugger has put a breakpoint, which goes with it. madvise(2) with MADV_DONTNEED drops such pages; the next access reads them from the
         // file again, by whichever thread and at whatever time, this one's return included.
         unsafe {
             libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED);

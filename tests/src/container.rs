@@ -6,7 +6,7 @@
 //! silence.
 //!
 //! Reading order: [`manifest`] (what is asked for), [`rootfs`] (what is in the image), `bundle` (what
-//! the runtime is told), and `Container`, which ends with the test.
+//! the runtime is told), and [`Pod`], whose containers end with the test.
 
 mod bundle;
 pub mod manifest;
@@ -62,16 +62,6 @@ impl Runtime {
             Self::Crun => "crun",
             Self::Runc => "runc",
         }
-    }
-
-    /// Whether it is here.
-    pub fn is_here(self) -> bool {
-        Command::new(self.program())
-            .arg("--version")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success())
     }
 }
 

@@ -132,7 +132,8 @@ impl Helm {
             helm.env_remove(variable);
         }
         for (variable, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config")] {
-            helm.env(variable, std::env::temp_dir().join("detector-helm").join(folder));
+            // Beside itself, where the next run finds it and `cargo clean` takes it away.
+            helm.env(variable, self.0.with_file_name("helm-home").join(folder));
         }
         helm
     }

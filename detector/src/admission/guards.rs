@@ -162,11 +162,14 @@ fn claims(allowed: Vec<(String, String)>) -> Guard {
         part: Part::Claims,
         writes: POD_WRITES,
         variables,
+        // Not by containsCIDR, which says no to a part of the range on v1.31 and v1.32
+        // (kubernetes/kubernetes#130450).
         expression: format!(
             "variables.claims.all(key,\n  variables.annotations[key].matches(r'{LIST}') &&\n  \
              variables.annotations[key].findAll(r'{ENTRY}').all(claimed,\n    \
              variables.mine.exists(range, key == '{SOURCE_PREFIXES}'\n      \
-             ? isCIDR(claimed) && cidr(range).containsCIDR(claimed)\n      \
+             ? isCIDR(claimed) && cidr(range).containsIP(cidr(claimed).ip()) && \
+             cidr(claimed).prefixLength() >= cidr(range).prefixLength()\n      \
              : isIP(claimed) && cidr(range).containsIP(claimed))))"
         ),
         message_expression:

@@ -27,6 +27,9 @@ use crate::health::Degraded;
 /// How many names of one kind a status shows.
 const NAMES: usize = 8;
 
+/// When a sign of life is given again that the service manager had no room for.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// The service manager, where there is one.
 #[derive(Debug, Default)]
 pub(super) struct Supervisor(Option<Line>);
@@ -90,11 +93,15 @@ impl Supervisor {
     pub(super) fn beat(&mut self) {
         let Some(line) = &mut self.0 else { return };
         let now = Instant::now();
-        let Some(watchdog) = line.watchdog.as_mut().filter(|watchdog| watchdog.due <= now) else {
+        if line.watchdog.as_ref().is_none_or(|watchdog| watchdog.due > now) {
             return;
-        };
-        watchdog.due = now + watchdog.every;
-        line.say("WATCHDOG=1");
+        }
+        let said = line.say("WATCHDOG=1");
+        if let Some(watchdog) = &mut line.watchdog {
+            // At the next turn but one there might be no time left.
+            let wait = if said { watchdog.every } else { watchdog.every.min(AGAIN) };
+            watchdog.due = now + wait;
+        }
     }
 
     /// Says how the agent is, where that is news. It is ready once it has read the tables.

@@ -133,7 +133,7 @@ fn install_policy(facts: &Facts, allowed: &AllowList) -> Option<Step> {
         title: "install the admission policies".into(),
         why: format!(
             "they refuse annotations that claim addresses{but}, by any way onto a pod, from Kubernetes \
-             v1.30 on; what is there already can stay and be removed. Two more keep the CNI plugin's \
+             v1.31 on; what is there already can stay and be removed. Two more keep the CNI plugin's \
              annotations to the CNI plugin and pods' addresses to kubelets. `detector policy` prints the \
              same, and with --action audit refuses nothing yet"
         ),

@@ -35,6 +35,8 @@ pub struct PodSpec {
     #[serde(default)]
     pub tolerations: Value,
     #[serde(default)]
+    pub affinity: Value,
+    #[serde(default)]
     pub termination_grace_period_seconds: Value,
     #[serde(default)]
     pub restart_policy: Value,

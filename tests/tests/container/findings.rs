@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use detector_tests::container::Runtime;
+use detector_tests::real::found_or_skip;
 use detector_tests::scenario::compare::differences;
 use detector_tests::scenario::words::Words;
 use detector_tests::scenario::{load, node};
@@ -25,8 +26,7 @@ fn with_the_manifests_privileges_it_finds_what_there_is() {
     for (runtime, unforgiving) in
         [(Runtime::Crun, false), (Runtime::Crun, true), (Runtime::Runc, false)]
     {
-        if !runtime.is_here() {
-            eprintln!("skipped: {} is not installed", runtime.program());
+        if !found_or_skip("the agent in a container", &[runtime.program()]) {
             continue;
         }
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");

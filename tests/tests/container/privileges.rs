@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use detector_tests::agent::Agent;
 use detector_tests::container::{Pod, Runtime};
+use detector_tests::real::found_or_skip;
 use detector_tests::real::http::{Request, over_unix};
 use detector_tests::scenario::node::Node;
 use detector_tests::scenario::step::Step;
@@ -86,8 +87,7 @@ struct Live<'a> {
 fn without_any_one_of_them_something_is_missing_and_it_says_what() {
     let Some(stage) = Stage::new("the privileges of the manifests") else { return };
     let _turn = turn();
-    if !Runtime::Crun.is_here() {
-        eprintln!("skipped: crun is not installed");
+    if !found_or_skip("the privileges of the manifests", &["crun"]) {
         return;
     }
     let world: &'static Scenario = Box::leak(Box::new(Scenario::parse(WORLD).unwrap()));
@@ -96,6 +96,7 @@ fn without_any_one_of_them_something_is_missing_and_it_says_what() {
 
     // With all of them nothing of what the table names is missing.
     let mut live = Live::start(&stage, world, None).unwrap();
+    live.wait_for_events().unwrap();
     for (privilege, shown) in all.iter().filter_map(|name| rows.get_key_value(name)) {
         assert!(!live.shows(shown).unwrap(), "{privilege}: {shown:?} although nothing is missing");
     }
@@ -271,6 +272,26 @@ impl<'a> Live<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Waits until what was found has been written as Events, and so was judged and told.
+    fn wait_for_events(&self) -> Result<()> {
+        let end = Instant::now() + LONG;
+        let events = [
+            "get",
+            "events.events.k8s.io",
+            "--all-namespaces",
+            "--output=jsonpath={.items[*].action}",
+        ];
+        loop {
+            let actions = self.stage.cluster.kubectl(&events)?;
+            if ["10.244.1.5/32", "10.244.1.6/32"].iter().all(|victim| actions.contains(victim)) {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                bail!("no Event tells of both: {actions}");
+            }
+        }
     }
 
     /// What is said of the allowance.

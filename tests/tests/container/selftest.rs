@@ -6,6 +6,7 @@ use std::sync::Arc;
 use detector_tests::container::rootfs::Rootfs;
 use detector_tests::container::{Pod, Runtime};
 use detector_tests::deploy::Helm;
+use detector_tests::real::found_or_skip;
 use detector_tests::scenario::node::Node;
 use detector_tests::scenario::words::Words;
 use detector_tests::scenario::{Family, Scenario};
@@ -33,8 +34,7 @@ fn the_charts_test_sees_the_alert_arrive() {
     let Some(stage) = Stage::new(what) else { return };
     let Some(helm) = Helm::find_or_skip(what) else { return };
     let _turn = turn();
-    if !Runtime::Crun.is_here() {
-        eprintln!("skipped: crun is not installed");
+    if !found_or_skip(what, &["crun"]) {
         return;
     }
     let objects = helm.template(&[]).unwrap().objects;

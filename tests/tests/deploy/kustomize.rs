@@ -84,7 +84,7 @@ fn hold(of: &str, manifest: &Manifest) {
 }
 
 #[test]
-fn the_base_asks_for_three_capabilities_and_three_folders() {
+fn the_base_asks_for_three_capabilities_and_two_folders() {
     let Some(programs) = programs() else { return };
     let base = Manifest::kustomize(&programs, "base").unwrap();
     hold("base", &base);

@@ -85,6 +85,6 @@ fn its_action_and_its_exceptions_are_values() {
         json!(["42", "edge"]),
         "each once, and text whatever it looks like"
     );
-    let old = helm.refusal(&["--set=policy.enabled=true", "--kube-version=1.29.9"]).unwrap();
-    assert!(old.is_some_and(|why| why.contains("1.30")));
+    let old = helm.refusal(&["--set=policy.enabled=true", "--kube-version=1.30.9"]).unwrap();
+    assert!(old.is_some_and(|why| why.contains("1.31")));
 }

