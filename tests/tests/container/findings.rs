@@ -19,8 +19,8 @@ const SCENARIOS: [&str; 4] =
 
 #[test]
 fn with_the_manifests_privileges_it_finds_what_there_is() {
-    let Some(stage) = Stage::new("the agent in a container") else { return };
     let _turn = turn();
+    let Some(stage) = Stage::new("the agent in a container") else { return };
     // By crun once more where a call that the profile refuses is the end: refused by an error, it could
     // pass unnoticed.
     for (runtime, unforgiving) in

@@ -85,8 +85,8 @@ struct Live<'a> {
 
 #[test]
 fn without_any_one_of_them_something_is_missing_and_it_says_what() {
-    let Some(stage) = Stage::new("the privileges of the manifests") else { return };
     let _turn = turn();
+    let Some(stage) = Stage::new("the privileges of the manifests") else { return };
     if !found_or_skip("the privileges of the manifests", &["crun"]) {
         return;
     }

@@ -31,9 +31,9 @@ expect: []
 #[test]
 fn the_charts_test_sees_the_alert_arrive() {
     let what = "the chart's test in a container";
+    let _turn = turn();
     let Some(stage) = Stage::new(what) else { return };
     let Some(helm) = Helm::find_or_skip(what) else { return };
-    let _turn = turn();
     if !found_or_skip(what, &["crun"]) {
         return;
     }
