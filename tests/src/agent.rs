@@ -17,8 +17,8 @@ use serde_json::Value;
 
 use crate::netns::Namespace;
 
-/// How long the agent may take to be ready, on a machine that is busy with other tests.
-const READY: Duration = Duration::from_secs(30);
+/// How long the agent may take to be ready, on a machine that is busy with other tests, or emulated.
+const READY: Duration = Duration::from_mins(2);
 
 /// A file that has no name, for what other programs must read from a path.
 #[derive(Debug)]
