@@ -13,15 +13,15 @@ pub fn trim() {
 
 /// Lets go of the program's code and constants: more than half of what is mapped of them only the start
 /// needed, such as the parser of the command line and the eBPF objects. What is used again is mapped
-/// again, at the price of a fault that reads no disk as long as the kernel keeps the file in its cache.
+/// again, at the price of a fault that reads no disk as long as the kernel keeps the file in its cache;
+/// a breakpoint that somebody has put there goes with it.
 pub fn forget_code() {
     // Where /proc is not to be read, all stays where it is.
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for (start, length) in mappings(&maps, forget_code as *const () as usize) {
-        // SAFETY: the mapping is of the program that is running: private, of a file that nobody can write
-        // to meanwhile, and never writable itself (see `mappings`), so that no page of it differs from
-        // the file but where a debugger has put a breakpoint, which goes with it. madvise(2) with MADV_DONTNEED drops such pages; the next access reads them from the
-        // file again, by whichever thread and at whatever time, this one's return included.
+        // SAFETY: private mappings of the running file, which nobody can write to, and never writable
+        // themselves (see `mappings`), so they are as the file is. MADV_DONTNEED drops their pages; the
+        // next access, at whatever time and by whichever thread, reads them from the file again.
         unsafe {
             libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED);
         }
