@@ -18,6 +18,33 @@ pub fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(path)
 }
 
+/// A role without one of its rights: a verb on a kind of object.
+///
+/// # Panics
+/// Where the role has no such right, or gives it with others in one rule.
+pub fn role_without(role: &Value, resource: &str, verb: &str) -> Value {
+    let mut less = role.clone();
+    let rules = less["rules"].as_array_mut().expect("a role has rules");
+    let mut taken = 0;
+    for rule in rules.iter_mut() {
+        let resources = rule["resources"].as_array().expect("a rule has resources");
+        if !resources.iter().any(|one| one == resource) {
+            continue;
+        }
+        let is_alone = resources.len() == 1;
+        let verbs = rule["verbs"].as_array_mut().expect("a rule has verbs");
+        let before = verbs.len();
+        verbs.retain(|one| one != verb);
+        if verbs.len() < before {
+            assert!(is_alone, "one resource a rule");
+            taken += before - verbs.len();
+        }
+    }
+    assert_eq!(taken, 1, "{verb} on {resource} is a right of the role");
+    rules.retain(|rule| rule["verbs"].as_array().is_none_or(|verbs| !verbs.is_empty()));
+    less
+}
+
 /// Objects, as they are sent to an API server.
 #[derive(Clone, Debug)]
 pub struct Manifest {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use detector_tests::agent::Agent;
 use detector_tests::container::{Pod, Runtime};
+use detector_tests::deploy::role_without;
 use detector_tests::real::found_or_skip;
 use detector_tests::real::http::{Request, over_unix};
 use detector_tests::scenario::node::Node;
@@ -151,23 +152,6 @@ fn pairs(rule: &Value) -> Vec<(String, String)> {
     resources.iter().flat_map(|resource| -> Vec<_> { pair(resource) }).collect()
 }
 
-/// The role without one right.
-fn role_without(stage: &Stage, privilege: &str) -> Value {
-    let mut less = role(stage).clone();
-    let rules = less["rules"].as_array_mut().unwrap();
-    for rule in rules.iter_mut() {
-        let named =
-            pairs(rule).iter().any(|(resource, verb)| format!("{resource} {verb}") == privilege);
-        if named {
-            let (_, verb) = privilege.split_once(' ').unwrap();
-            assert_eq!(rule["resources"].as_array().unwrap().len(), 1, "one resource a rule");
-            rule["verbs"].as_array_mut().unwrap().retain(|has| has != verb);
-        }
-    }
-    rules.retain(|rule| rule["verbs"] != json!([]));
-    less
-}
-
 /// The rows of the table: of each privilege where it shows that it is missing.
 fn table() -> BTreeMap<String, Shown> {
     let heading = "| privilege | reason | without it | shown as |";
@@ -203,10 +187,10 @@ impl<'a> Live<'a> {
         stage.cluster.kubectl_fed(&["apply", "--filename=-"], ALLOWANCE)?;
         let more = json!({"sinks": {"events": {"enabled": true}}, "grace": {"sync": "1s"}});
         let mut pod = stage.pod(&node, words, Runtime::Crun, &more)?;
-        let right = without.filter(|privilege| privilege.contains(' '));
-        stage.apply(&[
-            right.map_or_else(|| role(stage).clone(), |right| role_without(stage, right))
-        ])?;
+        let right = without.and_then(|privilege| privilege.split_once(' '));
+        let role = role(stage);
+        let less = right.map(|(resource, verb)| role_without(role, resource, verb));
+        stage.apply(&[less.unwrap_or_else(|| role.clone())])?;
         let added = &mut pod.spec().containers[0].security_context.capabilities.add;
         added.retain(|capability| Some(&**capability) != without);
         pod.initialise(node.namespace())?;
