@@ -212,13 +212,18 @@ impl Cluster {
 
     fn define_one(&self, path: &str) -> Result<()> {
         let file = format!("--filename={path}");
-        self.kubectl(&["apply", &file])?;
-        self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", &file])?;
-        // What is established is not yet served: the first to ask are told to come again, and
-        // kubectl does.
+        // What kubectl's own apply notes of an object has no room for the longest definitions.
+        self.kubectl(&["apply", "--server-side", &file])?;
         let path = "--output=jsonpath={.metadata.name},{range .items[*]}{.metadata.name},{end}";
         let kinds = self.kubectl(&["get", &file, path])?;
-        self.kubectl(&["get", kinds.trim_matches(',')]).map(drop)
+        // Not by `kubectl wait`, which gives up on definitions that have no conditions at all yet,
+        // as they are when they are new. A kind that can be asked for is established and served.
+        let end = Instant::now() + READY;
+        while let Err(why) = self.kubectl(&["get", kinds.trim_matches(',')]) {
+            ensure!(Instant::now() < end, "they are not served after {READY:?}: {why:#}");
+            std::thread::sleep(ASK_EVERY);
+        }
+        Ok(())
     }
 
     /// Kills the kube-apiserver: connections break off, and nothing listens any more.

@@ -82,13 +82,7 @@ fn kyvernos_schema_takes_kyvernos_form() {
         return;
     }
     let stage = Stage::new("Kyverno's form with a real API server").unwrap();
-    let file = format!("--filename={}", definition.display());
-    stage.cluster.kubectl(&["create", &file]).unwrap();
-    stage
-        .cluster
-        .kubectl(&["wait", "--for=condition=Established", "--timeout=60s", &file])
-        .unwrap();
-    stage.cluster.kubectl(&["get", "clusterpolicies.kyverno.io"]).unwrap();
+    stage.cluster.define(&[&definition]).unwrap();
     let config = configuration(&["192.0.2.0/28", "2001:db8::/64"]);
     for action in ["--action=deny", "--action=audit", "--action=warn"] {
         let path = config.path().to_string_lossy();
