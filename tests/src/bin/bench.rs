@@ -82,8 +82,10 @@ fn main() -> Result<()> {
         Some("writer") => writer::run(),
         Some("interfaces") => interfaces::run(talking, &node(talking)?, "shop/web", CART),
         Some("throughput") => {
-            let address = CART.to_string();
-            throughput::run(talking, &node(talking)?, "shop/web", "shop/cart", &address)
+            let nodes = [node(talking)?, node(talking)?];
+            let address = &CART.to_string();
+            let pods = throughput::Pods { from: "shop/web", to: "shop/cart", address };
+            throughput::run(talking, &nodes, &pods)
         }
         Some("flood") => {
             let far = Scenario::parse(FAR)?;

@@ -1,21 +1,31 @@
 //! What two pods can send to each other, with the agent and without it.
+//!
+//! Machines are now quicker, now slower, by more than what is to be seen. So there are two nodes, one
+//! with the agent and one without it, on which short measurements take turns; half-way the agent goes
+//! over to the other. What the agent takes beside its programs is not seen that way, as it takes it from
+//! both: `bench footprint` is for that.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
+use aya::sys::{Stats, enable_stats};
 use serde_json::Value;
 
 use crate::netns::Namespace;
 use crate::scenario::node::Node;
 use crate::scenario::words::{Words, interface};
 
-/// Measurements of each sort, with and without in turn.
-const ROUNDS: usize = 9;
+/// Pairs of measurements with the agent on either node.
+const PAIRS: usize = 400;
 
-/// Seconds that one takes.
-const SECONDS: &str = "3";
+/// The programs of a pod's interface.
+const PROGRAMS: [&str; 2] = ["from_pod", "outward"];
+
+/// Bytes that are sent in one, which takes a quarter of a second.
+const BULK: &str = "512M";
+const SMALL: &str = "3200K";
 
 /// What is sent.
 #[derive(Clone, Copy)]
@@ -26,36 +36,62 @@ enum Sort {
     Small,
 }
 
-/// Measures in turn, and prints the medians, and that of the ratios of each turn: machines are now
-/// quicker, now slower.
-pub fn run(words: Words<'_>, node: &Node<'_>, from: &str, to: &str, address: &str) -> Result<()> {
-    let (client, server) = (node.pod_namespace(from)?, node.pod_namespace(to)?);
-    let pods = [interface(from)?, interface(to)?];
-    let mut figures: [[Vec<f64>; 2]; 2] = Default::default();
-    for round in 0..ROUNDS {
-        // Whichever is first has no advantage in the long run.
-        let with_first = round % 2 == 1;
-        for with in [with_first, !with_first] {
-            let agent = if with { Some(node.start_agent(words, "ebpf")?) } else { None };
-            if with {
-                node.namespace().within(|| wait_for_tcx(&pods))?;
+/// Two pods that talk, on a node of theirs.
+struct Talk<'a> {
+    client: &'a Namespace,
+    address: &'a str,
+    server: Child,
+}
+
+/// Who is to talk.
+pub struct Pods<'a> {
+    /// Who sends.
+    pub from: &'a str,
+    /// Who receives.
+    pub to: &'a str,
+    /// The receiver's address.
+    pub address: &'a str,
+}
+
+/// Measures, and prints the medians, and that of the ratios of the pairs with the interval in which it
+/// is by 95 %.
+pub fn run(words: Words<'_>, nodes: &[Node<'_>; 2], pods: &Pods<'_>) -> Result<()> {
+    let interfaces = [interface(pods.from)?, interface(pods.to)?];
+    let talks = [Talk::begin(&nodes[0], pods)?, Talk::begin(&nodes[1], pods)?];
+    let mut figures: [Vec<[f64; 2]>; 2] = Default::default();
+    let mut spent = Vec::new();
+    for guarded in [0, 1] {
+        let agent = nodes[guarded].start_agent(words, "ebpf")?;
+        nodes[guarded].namespace().within(|| wait_for_tcx(&interfaces))?;
+        for (at, sort) in [Sort::Bulk, Sort::Small].into_iter().enumerate() {
+            for pair in 0..PAIRS {
+                // Whichever is first has no advantage in the long run.
+                let with_first = pair % 2 == 1;
+                let mut both = [0.0; 2];
+                for with in [with_first, !with_first] {
+                    let talk = &talks[if with { guarded } else { 1 - guarded }];
+                    both[usize::from(with)] = talk.measure(sort)?;
+                }
+                figures[at].push(both);
             }
-            for (at, sort) in [Sort::Bulk, Sort::Small].into_iter().enumerate() {
-                let figure = measure(client, server, address, sort)?;
-                figures[at][usize::from(with)].push(figure);
-            }
-            if let Some(agent) = agent {
-                agent.stop()?;
+            if guarded == 1 {
+                spent.push(Spent::in_programs(|| talks[guarded].measure(sort))?);
             }
         }
+        agent.stop()?;
     }
-    println!("{:<44} {:>12} {:>12} {:>8}", "", "without", "with", "ratio");
-    for (what, [without, with]) in
-        ["TCP, bulk: Gbit/s", "UDP, 64 bytes: thousand received/s"].iter().zip(&mut figures)
-    {
-        let mut ratios: Vec<f64> = without.iter().zip(&*with).map(|(a, b)| b / a).collect();
-        let (without, with, ratio) = (median(without), median(with), median(&mut ratios));
-        println!("{what:<44} {without:>12.2} {with:>12.2} {ratio:>8.3}");
+    println!("{:<44} {:>9} {:>9} {:>8}   95 % sure", "", "without", "with", "ratio");
+    let names = ["TCP, bulk: Gbit/s", "UDP, 64 bytes: thousand received/s"];
+    for (what, pairs) in names.iter().zip(&figures) {
+        let without = median(pairs.iter().map(|pair| pair[0]));
+        let with = median(pairs.iter().map(|pair| pair[1]));
+        let [least, ratio, most] = middle(pairs.iter().map(|pair| pair[1] / pair[0]));
+        println!("{what:<44} {without:>9.2} {with:>9.2} {ratio:>8.3}   {least:.3} to {most:.3}");
+    }
+    println!("\nOf the time of one core the programs took, as the kernel counts it:");
+    for (what, spent) in ["TCP", "UDP"].iter().zip(&spent) {
+        let Spent { runs, nanoseconds, share } = spent;
+        println!("{what}: {:.2} %, {nanoseconds:.0} ns in each of {runs} runs", share * 100.0);
     }
     Ok(())
 }
@@ -75,38 +111,111 @@ fn wait_for_tcx(interfaces: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn median(figures: &mut [f64]) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
+fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    middle(figures)[1]
 }
 
-fn measure(client: &Namespace, server: &Namespace, address: &str, sort: Sort) -> Result<f64> {
-    let mut listen = Command::new("iperf3");
-    listen.args(["--server", "--one-off", "--forceflush"]);
-    listen.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    server.hold(&mut listen);
-    let mut listen = listen.spawn().context("cannot start iperf3: install it")?;
-    wait_until_it_listens(&mut listen)?;
-    let mut send = Command::new("iperf3");
-    send.args(["--client", address, "--time", SECONDS, "--json"]);
-    if matches!(sort, Sort::Small) {
-        send.args(["--udp", "--length", "64", "--bitrate", "0"]);
+/// The median, and between which figures it is by 95 %, whatever their distribution: so many ranks
+/// away as heads are, of as many coins, from a half of them. A standard deviation is half the root of
+/// their number, and 1.96 of them are a little less than the root.
+fn middle(figures: impl Iterator<Item = f64>) -> [f64; 3] {
+    let mut figures: Vec<f64> = figures.collect();
+    figures.sort_by(f64::total_cmp);
+    let middle = figures.len() / 2;
+    let away = figures.len().isqrt() + 1;
+    let least = middle.saturating_sub(away);
+    let most = (middle + away).min(figures.len() - 1);
+    [figures[least], figures[middle], figures[most]]
+}
+
+/// What the kernel spends in programs.
+struct Spent {
+    runs: u32,
+    /// Of one run.
+    nanoseconds: f64,
+    /// Of the time of one core.
+    share: f64,
+}
+
+// === impl Spent ===
+
+impl Spent {
+    /// While something is done, by the kernel's count, which is not free either.
+    fn in_programs<T>(done: impl FnOnce() -> Result<T>) -> Result<Self> {
+        let _counting = enable_stats(Stats::RunTime).context("the kernel does not count")?;
+        let (before, begun) = (Self::counted()?, Instant::now());
+        done()?;
+        let (after, took) = (Self::counted()?, begun.elapsed());
+        let runs = u32::try_from(after.0 - before.0).context("more runs than there are packets")?;
+        ensure!(runs > 0, "no program has run");
+        let spent = after.1.saturating_sub(before.1).as_secs_f64();
+        Ok(Self {
+            runs,
+            nanoseconds: spent * 1e9 / f64::from(runs),
+            share: spent / took.as_secs_f64(),
+        })
     }
-    client.hold(&mut send);
-    let output = send.output().context("cannot start iperf3")?;
-    let _ = listen.kill();
-    listen.wait()?;
-    let report: Value = serde_json::from_slice(&output.stdout).context("what iperf3 says")?;
-    ensure!(output.status.success() && report["error"].is_null(), "iperf3: {}", report["error"]);
-    let end = &report["end"];
-    let number = |value: &Value| value.as_f64().with_context(|| format!("no figure in {end}"));
-    match sort {
-        Sort::Bulk => Ok(number(&end["sum_received"]["bits_per_second"])? / 1e9),
-        Sort::Small => {
-            let sum = &end["sum"];
-            let received = number(&sum["packets"])? - number(&sum["lost_packets"])?;
-            Ok(received / number(&sum["seconds"])? / 1e3)
+
+    /// How often programs on interfaces have run, and how long in all.
+    fn counted() -> Result<(u64, Duration)> {
+        let (mut runs, mut time) = (0, Duration::ZERO);
+        for program in loaded_programs() {
+            let program = program.context("cannot ask which programs there are")?;
+            if PROGRAMS.iter().any(|name| program.name_as_str() == Some(name)) {
+                runs += program.run_count();
+                time += program.run_time();
+            }
         }
+        Ok((runs, time))
+    }
+}
+
+// === impl Talk ===
+
+impl<'a> Talk<'a> {
+    fn begin(node: &'a Node<'_>, pods: &Pods<'a>) -> Result<Self> {
+        let mut listen = Command::new("iperf3");
+        listen.args(["--server", "--forceflush"]);
+        listen.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        crate::process::end_with_thread(&mut listen);
+        node.pod_namespace(pods.to)?.hold(&mut listen);
+        let mut server = listen.spawn().context("cannot start iperf3: install it")?;
+        wait_until_it_listens(&mut server)?;
+        Ok(Self { client: node.pod_namespace(pods.from)?, address: pods.address, server })
+    }
+
+    fn measure(&self, sort: Sort) -> Result<f64> {
+        let mut send = Command::new("iperf3");
+        send.args(["--client", self.address, "--json", "--bytes"]);
+        match sort {
+            Sort::Bulk => send.arg(BULK),
+            Sort::Small => send.args([SMALL, "--udp", "--length", "64", "--bitrate", "0"]),
+        };
+        self.client.hold(&mut send);
+        let output = send.output().context("cannot start iperf3")?;
+        let report: Value = serde_json::from_slice(&output.stdout).context("what iperf3 says")?;
+        ensure!(
+            output.status.success() && report["error"].is_null(),
+            "iperf3: {}",
+            report["error"]
+        );
+        let end = &report["end"];
+        let number = |value: &Value| value.as_f64().with_context(|| format!("no figure in {end}"));
+        match sort {
+            Sort::Bulk => Ok(number(&end["sum_received"]["bits_per_second"])? / 1e9),
+            Sort::Small => {
+                let sum = &end["sum"];
+                let received = number(&sum["packets"])? - number(&sum["lost_packets"])?;
+                Ok(received / number(&sum["seconds"])? / 1e3)
+            }
+        }
+    }
+}
+
+impl Drop for Talk<'_> {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
     }
 }
 
