@@ -12,6 +12,8 @@
 #[path = "packets/count.rs"]
 mod count;
 #[cfg(target_arch = "bpf")]
+mod forget;
+#[cfg(target_arch = "bpf")]
 #[path = "packets/parse.rs"]
 mod parse;
 #[cfg(target_arch = "bpf")]

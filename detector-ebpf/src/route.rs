@@ -19,6 +19,7 @@ use aya_log_ebpf::warn;
 use detector_ebpf::writer::Task;
 use detector_ebpf::{COUNTERS, Counter, HEADER, Header, LARGE, MEDIUM, MESSAGE, SMALL};
 
+use crate::forget::forget;
 use crate::task;
 
 /// Records for the agent. The agent sets the size when it loads the program.
@@ -209,6 +210,7 @@ fn leaves_by_uplinks(context: &SkBuffContext, route: &RouteHeader) -> bool {
     let mut legs_end = 0usize;
     let mut offset = size_of::<MessageHeader>() + size_of::<RouteHeader>();
     let mut complete = false;
+    let any = context.len();
     for _ in 0..ATTRIBUTES {
         let Ok(attribute) = context.load::<Attribute>(offset) else {
             complete = true;
@@ -229,7 +231,12 @@ fn leaves_by_uplinks(context: &SkBuffContext, route: &RouteHeader) -> bool {
             RTA_NH_ID => return false,
             _ => {}
         }
-        offset += (length + 3) & !3;
+        // Else each turn is another for each set of attributes before it.
+        offset = forget((offset + ((length + 3) & !3)) as u64, any) as usize;
+        table = forget(table.into(), any) as u32;
+        interface = forget(interface.into(), any) as u32;
+        legs = forget(legs as u64, any) as usize;
+        legs_end = forget(legs_end as u64, any) as usize;
     }
     if !complete || table != RT_TABLE_MAIN {
         return false;
@@ -245,7 +252,7 @@ fn leaves_by_uplinks(context: &SkBuffContext, route: &RouteHeader) -> bool {
         if usize::from(leg.length) < size_of::<LegHeader>() || !is_uplink(leg.interface) {
             return false;
         }
-        legs += (usize::from(leg.length) + 3) & !3;
+        legs = forget((legs + ((usize::from(leg.length) + 3) & !3)) as u64, any) as usize;
     }
     false
 }

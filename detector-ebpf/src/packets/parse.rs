@@ -8,6 +8,8 @@ use core::arch::asm;
 use aya_ebpf::programs::TcContext;
 use detector_ebpf::traffic::{Words, mapped_words};
 
+use crate::forget::forget;
+
 /// Kinds of packets, as they lie on the wire.
 pub(crate) const ETH_P_IP: u16 = 0x0800u16.to_be();
 /// See [`ETH_P_IP`].
@@ -112,6 +114,13 @@ unsafe fn address<const A: usize, const B: usize, const C: usize, const D: usize
 ) -> Words {
     // SAFETY: the caller's.
     unsafe { [word::<A>(place), word::<B>(place), word::<C>(place), word::<D>(place)] }
+}
+
+/// The whole packet's length.
+#[inline(always)]
+pub(crate) fn length(context: &TcContext) -> u32 {
+    // SAFETY: the context is the kernel's, and the field is always there.
+    unsafe { (*context.skb.skb).len }
 }
 
 /// Finds the network header: behind the Ethernet header and up to two tags, or at the start where the
@@ -230,6 +239,16 @@ pub(crate) fn is_extension(next: u8) -> bool {
 /// Passes over the extension headers of an IPv6 packet.
 #[inline(always)]
 pub(crate) fn skip_extensions(context: &TcContext, packet: &mut Packet) {
+    let any = length(context);
+    skip_some(context, packet, any);
+    // Else all that follows is verified once for each number of headers.
+    packet.payload = forget(packet.payload as u64, any) as usize;
+    packet.later = forget(packet.later.into(), any) & 1 != 0;
+    packet.has_ports = forget(packet.has_ports.into(), any) & 1 != 0;
+}
+
+#[inline(always)]
+fn skip_some(context: &TcContext, packet: &mut Packet, any: u32) {
     for _ in 0..EXTENSIONS {
         let unit = match packet.next {
             HOP_BY_HOP | ROUTING | DESTINATION => 8,
@@ -251,6 +270,7 @@ pub(crate) fn skip_extensions(context: &TcContext, packet: &mut Packet) {
         packet.next = next;
         packet.payload +=
             if unit == 8 { (usize::from(length) + 1) * 8 } else { (usize::from(length) + 2) * 4 };
+        packet.payload = forget(packet.payload as u64, any) as usize;
         packet.has_ports = false;
     }
 }

@@ -9,6 +9,7 @@ use detector_ebpf::traffic::{
 };
 
 use crate::count::{self, Weight};
+use crate::forget::forget;
 use crate::parse::{self, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMPV6, Packet};
 
 /// Other programs and the kernel go on as if this one were not there (`TCX_NEXT` is the same number).
@@ -134,18 +135,23 @@ fn pod<const ETHER: bool>(context: &TcContext) {
             if usual && !watched {
                 return;
             }
+            // What follows is verified once, and not for each of these.
+            let any = parse::length(context);
+            let own = forget(own.into(), any);
+            let watched = forget(watched.into(), any);
+            let known = forget(slot.is_some().into(), any);
             parse::skip_extensions(context, &mut packet);
             if parse::is_extension(packet.next) && !packet.later {
                 // More of them than are passed over: what stands behind is not known.
                 count::odd(Oddity::Unread);
             }
             if packet.next == IPPROTO_ICMPV6 && !packet.later {
-                neighbours(context, interface, slot.is_some(), &packet, network.offset);
+                neighbours(context, interface, known & 1 != 0, &packet, network.offset);
             }
-            if !own && !is_nobodys_ipv6(&packet.source) {
+            if own & 1 == 0 && !is_nobodys_ipv6(&packet.source) {
                 pretended(context, interface, &packet, network.offset);
             }
-            if watched {
+            if watched & 1 != 0 {
                 counted(context, &packet, network.offset, 0);
             }
         }
@@ -207,9 +213,9 @@ fn counted(context: &TcContext, packet: &Packet, offset: usize, interface: u32) 
 /// What a packet is on a wire: one that is sent in pieces later has its headers on each piece.
 #[inline(always)]
 fn weight(context: &TcContext, packet: &Packet, offset: usize) -> Weight {
-    // SAFETY: the context is the kernel's, and the fields are always there.
-    let (length, segments) = unsafe { ((*context.skb.skb).len, (*context.skb.skb).gso_segs) };
-    let whole = length.saturating_sub(offset as u32);
+    // SAFETY: the context is the kernel's, and the field is always there.
+    let segments = unsafe { (*context.skb.skb).gso_segs };
+    let whole = parse::length(context).saturating_sub(offset as u32);
     if segments <= 1 {
         return Weight { packets: 1, bytes: whole.into() };
     }
