@@ -10,6 +10,8 @@
 #[cfg(target_arch = "bpf")]
 mod forget;
 #[cfg(target_arch = "bpf")]
+mod latest;
+#[cfg(target_arch = "bpf")]
 mod route;
 #[cfg(target_arch = "bpf")]
 mod task;

@@ -263,19 +263,28 @@ fn is_uplink(interface: u32) -> bool {
     unsafe { UPLINKS.get(interface) }.is_some()
 }
 
+/// When a message came, and of whom.
+struct By {
+    at: u64,
+    task: Task,
+}
+
 /// Writes the message to the ring, in the smallest size that holds it.
 #[inline(always)]
 fn record<const SENDERS: bool>(context: &SkBuffContext) -> Counter {
     let length = context.len();
-    let task = if SENDERS { task::current() } else { Task::default() };
+    // SAFETY: the helper only reads a clock.
+    let at = unsafe { bpf_ktime_get_boot_ns() };
+    let task = if SENDERS { task::current(at) } else { Task::default() };
+    let by = By { at, task };
     if length <= SMALL as u32 {
-        write::<SENDERS, SMALL, { SMALL + HEADER }>(context, length, task)
+        write::<SENDERS, SMALL, { SMALL + HEADER }>(context, length, &by)
     } else if length <= MEDIUM as u32 {
-        write::<SENDERS, MEDIUM, { MEDIUM + HEADER }>(context, length, task)
+        write::<SENDERS, MEDIUM, { MEDIUM + HEADER }>(context, length, &by)
     } else if length <= LARGE as u32 {
-        write::<SENDERS, LARGE, { LARGE + HEADER }>(context, length, task)
+        write::<SENDERS, LARGE, { LARGE + HEADER }>(context, length, &by)
     } else {
-        let outcome = write::<SENDERS, SMALL, { SMALL + HEADER }>(context, SMALL as u32, task);
+        let outcome = write::<SENDERS, SMALL, { SMALL + HEADER }>(context, SMALL as u32, &by);
         if outcome == Counter::Written {
             count(Counter::Truncated);
         }
@@ -288,7 +297,7 @@ fn record<const SENDERS: bool>(context: &SkBuffContext) -> Counter {
 fn write<const SENDERS: bool, const ROOM: usize, const SIZE: usize>(
     context: &SkBuffContext,
     kept: u32,
-    task: Task,
+    by: &By,
 ) -> Counter {
     let Some(mut entry) = RECORDS.reserve::<[u8; SIZE]>(0) else {
         return Counter::Lost;
@@ -301,8 +310,8 @@ fn write<const SENDERS: bool, const ROOM: usize, const SIZE: usize>(
     // start, and `kept`, at most `ROOM`, is what is written after it. Bytes that are left unwritten
     // are not read: the header says how many were.
     let loaded = unsafe {
-        let at = bpf_ktime_get_boot_ns();
         let sender = if SENDERS { sender(context) } else { u32::MAX };
+        let By { at, task } = *by;
         let header = Header { at, kept, whole: context.len(), sender, kind: MESSAGE, task };
         start.cast::<Header>().write(header);
         bpf_skb_load_bytes(context.skb.skb.cast(), 0, start.add(HEADER).cast(), kept)

@@ -13,6 +13,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap};
 use detector_ebpf::writer::{DEPTH, Layout, NAME, Path, Task};
 
+use crate::latest;
+
 /// Where what lies. The agent writes it before the programs are loaded.
 #[unsafe(no_mangle)]
 static LAYOUT: Layout = Layout::UNKNOWN;
@@ -91,10 +93,17 @@ pub(crate) fn key() -> u64 {
 /// The task that runs: read where it is known how, or as it was when it entered the function that
 /// writes, where somebody watches that.
 #[inline(always)]
-pub(crate) fn current() -> Task {
+pub(crate) fn current(now: u64) -> Task {
     let key = key();
     if layout!(tasks) != 0 {
-        return read(key);
+        if let Some(task) = latest::same(key, now) {
+            return task;
+        }
+        // First, so that somebody who moves it meanwhile is not overlooked.
+        let mark = latest::mark(key);
+        let task = read(key);
+        latest::keep(key, mark, task, now);
+        return task;
     }
     match WRITING.get_ptr(key) {
         // SAFETY: the map keeps its memory as long as there are programs, and any bytes are a task. Only

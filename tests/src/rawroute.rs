@@ -1,8 +1,9 @@
-//! Routes by the hundred thousand: raw netlink messages, many in one send, none acknowledged.
+//! Routes by the hundred thousand: raw netlink messages, many in one send and none acknowledged, or one
+//! after the other as routing daemons write them.
 
 use std::net::Ipv4Addr;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
@@ -12,6 +13,9 @@ const BATCH: usize = 256;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+/// Where the kernel's answer says what came of a request, and how long that answer is at least.
+const ANSWER: std::ops::Range<usize> = 16..20;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_EXCL: u16 = 0x200;
 const RTA_DST: u16 = 1;
@@ -23,6 +27,8 @@ pub struct RouteWriter {
     socket: Socket,
     buffer: Vec<u8>,
     queued: usize,
+    /// Whether each change is sent alone, and its answer awaited.
+    one_by_one: bool,
     /// Changes that were asked for.
     pub made: u64,
 }
@@ -32,7 +38,13 @@ impl RouteWriter {
     pub fn new() -> Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE).context("no netlink socket")?;
         socket.bind_auto()?;
-        Ok(Self { socket, buffer: Vec::with_capacity(BATCH * 52), queued: 0, made: 0 })
+        let buffer = Vec::with_capacity(BATCH * 52);
+        Ok(Self { socket, buffer, queued: 0, one_by_one: false, made: 0 })
+    }
+
+    /// One that sends each change alone and waits for its answer, as Felix, BIRD and `ip` do.
+    pub fn one_by_one() -> Result<Self> {
+        Ok(Self { one_by_one: true, ..Self::new()? })
     }
 
     /// Asks for a route to be made, or taken away.
@@ -48,6 +60,7 @@ impl RouteWriter {
         } else {
             (RTM_DELROUTE, NLM_F_REQUEST)
         };
+        let flags = if self.one_by_one { flags | NLM_F_ACK } else { flags };
         let buffer = &mut self.buffer;
         buffer.extend_from_slice(&52u32.to_ne_bytes());
         buffer.extend_from_slice(&kind.to_ne_bytes());
@@ -66,7 +79,22 @@ impl RouteWriter {
         }
         self.queued += 1;
         self.made += 1;
+        if self.one_by_one {
+            self.flush()?;
+            return self.answer();
+        }
         if self.queued == BATCH { self.flush() } else { Ok(()) }
+    }
+
+    /// Takes the answer to the last change.
+    fn answer(&mut self) -> Result<()> {
+        self.buffer.resize(BATCH * 52, 0);
+        let length = self.socket.recv(&mut &mut self.buffer[..], 0)?;
+        let answer = self.buffer[..length].get(ANSWER).context("an answer of no length")?;
+        let error = i32::from_ne_bytes(answer.try_into()?);
+        self.buffer.clear();
+        ensure!(error == 0, "the kernel refuses a route: error {}", -error);
+        Ok(())
     }
 
     /// Sends what is queued.

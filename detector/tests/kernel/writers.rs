@@ -22,7 +22,8 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
+use nix::unistd::Pid;
 
 use crate::namespace::{in_namespace, index, ip};
 
@@ -96,11 +97,65 @@ impl Drop for Running {
     }
 }
 
+/// `ip` that does what it is told, line by line, on the first processor.
+struct Batch(Running);
+
+impl Batch {
+    fn start() -> Self {
+        let mut ip = Command::new("ip");
+        let mut ip = ip.args(["-force", "-batch", "-"]).stdin(Stdio::piped());
+        ip = ip.stdout(Stdio::null()).stderr(Stdio::null());
+        let child = ip.spawn().unwrap();
+        let mut first = CpuSet::new();
+        first.set(0).unwrap();
+        sched_setaffinity(Pid::from_raw(child.id().cast_signed()), &first).unwrap();
+        Self(Running(child))
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.0.id()
+    }
+
+    fn line(&mut self, line: &str) {
+        let stdin = self.0.0.stdin.as_mut().unwrap();
+        writeln!(stdin, "{line}").unwrap();
+    }
+}
+
 // === the tests ===
 
 #[test]
 fn a_writer_is_read_while_it_writes() {
     made(Way::Records, RouteSource::Ebpf, WriterSource::Records, &[]);
+}
+
+/// What was read of a task serves its next routes too; not those of others, nor when it has moved.
+#[test]
+fn writers_in_turn_on_one_processor_are_told_apart_and_followed() {
+    in_namespace(|| async {
+        let Some((mut kernel, _)) = open(RouteSource::Ebpf, WriterSource::Records, &[], false)
+        else {
+            return;
+        };
+        let Some(hierarchy) = Hierarchy::mount(false) else { return };
+        let mut both = [Batch::start(), Batch::start()];
+        let moving = both[0].pid().to_string();
+        for round in 0..20 {
+            let inside = round % 2 == 0;
+            let folder = if inside { &hierarchy.leaf } else { &hierarchy.root };
+            fs::write(folder.join("cgroup.procs"), &moving).unwrap();
+            // The second route of each is soon after its first.
+            for (number, who) in [0, 0, 1, 1, 0].into_iter().enumerate() {
+                let prefix = format!("10.65.{round}.{number}/32");
+                both[who].line(&format!("route add {prefix} dev cali1"));
+                let process = wait_for(&mut kernel, |what| writer_of(what, &prefix)).await;
+                let process = process.expect("whoever writes is known");
+                assert_eq!(process.pid, both[who].pid(), "{prefix}");
+                let contained = inside && who == 0;
+                assert_eq!(!process.containers.is_empty(), contained, "{prefix}: {process:?}");
+            }
+        }
+    });
 }
 
 #[test]
@@ -204,15 +259,7 @@ fn made(way: Way, source: RouteSource, choice: WriterSource, refused: &'static [
                 let before = clock::now();
                 let prefix = prefix(kind, ipv6);
                 let Some(writer) = write(kind, &prefix) else { continue };
-                let process = wait_for(&mut kernel, |what| match what {
-                    What::Kernel(KernelChange::Route { route, writer, .. })
-                        if route.prefix.to_string() == prefix =>
-                    {
-                        Some(writer.process)
-                    }
-                    _ => None,
-                })
-                .await;
+                let process = wait_for(&mut kernel, |what| writer_of(what, &prefix)).await;
                 check(way, kind, &writer, process.as_deref(), before);
                 drop(writer.running);
             }
@@ -604,6 +651,16 @@ async fn wait_for<T>(source: &mut KernelSource, mut wanted: impl FnMut(What) -> 
         }
     };
     tokio::time::timeout(PATIENCE, wait).await.expect("it is told in time")
+}
+
+/// Who wrote the route to this prefix, where that is what is told.
+fn writer_of(what: What, prefix: &str) -> Option<Option<Arc<Process>>> {
+    match what {
+        What::Kernel(KernelChange::Route { route, writer, .. }) => {
+            (route.prefix.to_string() == prefix).then_some(writer.process)
+        }
+        _ => None,
+    }
 }
 
 fn refusal(what: What) -> Option<(Prefix, u32, Arc<Process>)> {

@@ -13,6 +13,7 @@ use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
 use aya::sys::{Stats, enable_stats};
 use serde_json::Value;
 
+use super::middle;
 use crate::netns::Namespace;
 use crate::scenario::node::Node;
 use crate::scenario::words::{Words, interface};
@@ -113,19 +114,6 @@ fn wait_for_tcx(interfaces: &[String]) -> Result<()> {
 
 fn median(figures: impl Iterator<Item = f64>) -> f64 {
     middle(figures)[1]
-}
-
-/// The median, and between which figures it is by 95 %, whatever their distribution: so many ranks
-/// away as heads are, of as many coins, from a half of them. A standard deviation is half the root of
-/// their number, and 1.96 of them are a little less than the root.
-fn middle(figures: impl Iterator<Item = f64>) -> [f64; 3] {
-    let mut figures: Vec<f64> = figures.collect();
-    figures.sort_by(f64::total_cmp);
-    let middle = figures.len() / 2;
-    let away = figures.len().isqrt() + 1;
-    let least = middle.saturating_sub(away);
-    let most = (middle + away).min(figures.len() - 1);
-    [figures[least], figures[middle], figures[most]]
 }
 
 /// What the kernel spends in programs.
