@@ -7,11 +7,11 @@
 
 use core::arch::asm;
 
-/// The same number, of which the verifier no longer knows anything. It must not know `any` either: a
-/// number that was read of the packet or of its context.
+/// The same number, of which the verifier no longer knows anything but that it has 32 bits. It must know
+/// no more of `any`: a number that was read of the packet or of its context.
 #[inline(always)]
-pub(crate) fn forget(number: u64, any: u32) -> u64 {
-    let mut number = number;
+pub(crate) fn forget(number: u32, any: u32) -> u32 {
+    let mut number = u64::from(number);
     // SAFETY: the instructions change the register and change it back.
     unsafe {
         asm!(
@@ -19,8 +19,8 @@ pub(crate) fn forget(number: u64, any: u32) -> u64 {
             "{number} ^= {any}",
             number = inout(reg) number,
             any = in(reg) u64::from(any),
-            options(pure, nomem, nostack, preserves_flags),
+            options(nomem, nostack, preserves_flags),
         );
     }
-    number
+    number as u32
 }

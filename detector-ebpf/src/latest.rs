@@ -1,101 +1,158 @@
-//! The task that wrote last on this processor.
+//! The task that wrote last on a processor, as it is kept there.
 //!
 //! Who writes a route mostly writes the next one too, and to read a task anew takes a score of reads of
-//! the kernel's memory, each some twenty nanoseconds. So what was read is kept for a while, and two reads
-//! tell whether it is still the same thread, in the same control group: what the container of a writer is
-//! concluded from is never old.
+//! the kernel's memory. So what was read serves the next routes for a while, as long as two reads say
+//! that it is still the same thread in the same control group.
 
-use core::ptr::{read_volatile, write_volatile};
+use crate::writer::Task;
 
-use aya_ebpf::macros::map;
-use aya_ebpf::maps::PerCpuArray;
-use detector_ebpf::writer::Task;
-
-use crate::task::{at, layout};
-
-/// How long what was read is taken to hold, in nanoseconds: its command and its namespaces, which it may
-/// change. The path of its control group is looked up as often, so that it stays where paths are kept. And
-/// an address that is the same is the same thing's only as long as the kernel gives it to nothing else.
-const FRESH: u64 = 10_000_000;
-
-/// What was read last.
-#[map]
-static LATEST: PerCpuArray<Latest> = PerCpuArray::with_max_entries(1, 0);
-
-/// A task, what it is known by, and when it was read.
+/// What a task has as long as it is the same, in the same control group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
-#[derive(Clone, Copy)]
-struct Kept {
-    /// The address of its structure.
+pub struct Mark {
+    /// When this thread began: another one at the same address began at another time.
+    pub started: u64,
+    /// The address of the structure of its control groups; that is never changed, only replaced.
+    pub groups: u64,
+}
+
+/// What was read of a task, and when. The kernel may preempt the program for another task's route, which
+/// leaves something of both where this is kept: the sums do not fit then, but by a chance that nobody can
+/// bring about, of numbers that nobody chooses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Latest {
     key: u64,
     at: u64,
     mark: Mark,
     task: Task,
-}
-
-/// What a task has as long as it is the same, in the same control groups.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Mark {
-    /// When this thread began: another one at the same address began at another time.
-    started: u64,
-    /// The address of the structure of its control groups; that is never changed, only replaced.
-    groups: u64,
-}
-
-/// Words of what is kept.
-const WORDS: usize = size_of::<Kept>() / size_of::<u64>();
-
-/// What is kept, with its sums. The kernel may preempt the program for another task's route, which leaves
-/// something of both here: the sums do not fit then.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Latest {
-    kept: [u64; WORDS],
     sums: [u64; 2],
 }
 
-/// The task with this address, where it was the last one here and is still the same.
-#[inline(always)]
-pub(crate) fn same(key: u64, now: u64) -> Option<Task> {
-    let latest = LATEST.get_ptr(0)?;
-    // SAFETY: the slot is aligned to 8 and there as long as the program is, and any words are some. What
-    // is read is a copy: nobody changes it after it has been checked.
-    let Latest { kept: words, sums } = unsafe { read_volatile(latest) };
-    if sums != sums_of(&words) {
-        return None;
+impl Latest {
+    /// Of the task whose structure has the address `key`, read at a time of `CLOCK_BOOTTIME`.
+    #[inline(always)]
+    pub fn new(key: u64, at: u64, mark: Mark, task: Task) -> Self {
+        let latest = Self { key, at, mark, task, sums: [0; 2] };
+        Self { sums: latest.summed(), ..latest }
     }
-    // SAFETY: both are as many bytes, of numbers only.
-    let kept = unsafe { core::mem::transmute::<[u64; WORDS], Kept>(words) };
-    let holds = kept.key == key && now.wrapping_sub(kept.at) <= FRESH && mark(key) == kept.mark;
-    holds.then_some(kept.task)
-}
 
-/// What the task with this address has now.
-#[inline(always)]
-pub(crate) fn mark(key: u64) -> Mark {
-    Mark { started: at(key, layout!(task_started)), groups: at(key, layout!(task_cgroups)) }
-}
-
-/// Keeps what has been read of the task with this address, after its mark.
-#[inline(always)]
-pub(crate) fn keep(key: u64, mark: Mark, task: Task, now: u64) {
-    let Some(latest) = LATEST.get_ptr_mut(0) else { return };
-    let kept = Kept { key, at: now, mark, task };
-    // SAFETY: both are as many bytes, without padding.
-    let words = unsafe { core::mem::transmute::<Kept, [u64; WORDS]>(kept) };
-    // SAFETY: the slot is aligned to 8 and there as long as the program is.
-    unsafe { write_volatile(latest, Latest { kept: words, sums: sums_of(&words) }) };
-}
-
-/// Two sums, of the words and of the sums so far, so that it counts which word is where. Not zero for
-/// zeros: what the map begins with is nobody.
-#[inline(always)]
-fn sums_of(words: &[u64; WORDS]) -> [u64; 2] {
-    let mut sums = [1u64, 0];
-    for word in words {
-        sums[0] = sums[0].wrapping_add(*word);
-        sums[1] = sums[1].wrapping_add(sums[0]);
+    /// What was read, and of what mark, where it is whole, of this task, and read less than `fresh`
+    /// nanoseconds before `now`.
+    #[inline(always)]
+    pub fn of(&self, key: u64, now: u64, fresh: u64) -> Option<(Mark, Task)> {
+        let holds =
+            self.key == key && now.wrapping_sub(self.at) < fresh && self.sums == self.summed();
+        holds.then_some((self.mark, self.task))
     }
-    sums
+
+    /// Two sums, of the words and of the sums so far, so that it counts which word is where. Not zero for
+    /// zeros: what a map begins with is nobody.
+    #[inline(always)]
+    fn summed(&self) -> [u64; 2] {
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.task.command;
+        let mut sums = [1u64, 0];
+        for word in [
+            self.key,
+            self.at,
+            self.mark.started,
+            self.mark.groups,
+            self.task.started,
+            self.task.cgroup,
+            pair(self.task.process, self.task.thread),
+            pair(self.task.network, self.task.mount),
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+        ] {
+            sums[0] = sums[0].wrapping_add(word);
+            sums[1] = sums[1].wrapping_add(sums[0]);
+        }
+        sums
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
+    use super::*;
+
+    const MINUTE: u64 = 60_000_000_000;
+
+    fn latest(small: u32) -> Latest {
+        let n = u64::from(small);
+        let task = Task {
+            started: 7_000 * n,
+            cgroup: 40 + n,
+            process: 100 + small,
+            thread: 200 + 3 * small,
+            network: 4_026_531_840,
+            mount: 4_026_531_841 + small,
+            command: *b"calico-node\0\0\0\0\0",
+        };
+        let mark = Mark { started: 9_001 * n, groups: 0xffff_8880_0000_0000 + 0x1c0 * n };
+        Latest::new(0xffff_8881_0000_0000 + 0x2a40 * n, 1_000_000 + 13 * n, mark, task)
+    }
+
+    #[test]
+    fn it_serves_its_task_until_it_is_too_old() {
+        let one = latest(1);
+        assert_eq!(one.of(one.key, one.at, MINUTE), Some((one.mark, one.task)));
+        assert!(one.of(one.key, one.at + MINUTE - 1, MINUTE).is_some());
+        assert!(one.of(one.key, one.at + MINUTE, MINUTE).is_none());
+        assert!(one.of(one.key, one.at - 1, MINUTE).is_none(), "it was read later");
+        assert!(one.of(one.key, one.at, 0).is_none());
+        assert!(one.of(latest(2).key, one.at, MINUTE).is_none());
+        assert!(Latest::default().of(0, 0, MINUTE).is_none(), "nobody");
+    }
+
+    /// Both write in any order, each being interrupted by the other at any word.
+    #[test]
+    fn what_two_have_written_at_once_is_nobodys() {
+        let words = |latest: &Latest| {
+            let Latest { key, at, mark, task, sums } = *latest;
+            let mut all = Vec::from([key, at, mark.started, mark.groups, task.started]);
+            all.extend([task.cgroup]);
+            all.extend([task.process, task.thread, task.network, task.mount].map(u64::from));
+            all.extend(sums);
+            all
+        };
+        let small = |word: u64| u32::try_from(word).unwrap();
+        let of = |words: &[u64], command| Latest {
+            key: words[0],
+            at: words[1],
+            mark: Mark { started: words[2], groups: words[3] },
+            task: Task {
+                started: words[4],
+                cgroup: words[5],
+                process: small(words[6]),
+                thread: small(words[7]),
+                network: small(words[8]),
+                mount: small(words[9]),
+                command,
+            },
+            sums: [words[10], words[11]],
+        };
+        let pairs = (1..40).flat_map(|one| (1..40).map(move |other| (one, other)));
+        for (one, other) in pairs.filter(|(one, other)| one != other) {
+            let (one, other) = (latest(one), latest(other));
+            let (first, second) = (words(&one), words(&other));
+            for from in 0..first.len() {
+                for to in from + 1..=first.len() {
+                    let mut torn = first.clone();
+                    torn[from..to].copy_from_slice(&second[from..to]);
+                    if torn == first || torn == second {
+                        continue;
+                    }
+                    let torn = of(&torn, one.task.command);
+                    for owner in [one, other] {
+                        assert_eq!(torn.of(owner.key, owner.at, MINUTE), None, "{torn:?}");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -8,6 +8,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod latest;
 pub mod traffic;
 pub mod writer;
 

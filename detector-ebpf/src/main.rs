@@ -10,8 +10,6 @@
 #[cfg(target_arch = "bpf")]
 mod forget;
 #[cfg(target_arch = "bpf")]
-mod latest;
-#[cfg(target_arch = "bpf")]
 mod route;
 #[cfg(target_arch = "bpf")]
 mod task;

@@ -232,11 +232,11 @@ fn leaves_by_uplinks(context: &SkBuffContext, route: &RouteHeader) -> bool {
             _ => {}
         }
         // Else each turn is another for each set of attributes before it.
-        offset = forget((offset + ((length + 3) & !3)) as u64, any) as usize;
-        table = forget(table.into(), any) as u32;
-        interface = forget(interface.into(), any) as u32;
-        legs = forget(legs as u64, any) as usize;
-        legs_end = forget(legs_end as u64, any) as usize;
+        offset = forget((offset + ((length + 3) & !3)) as u32, any) as usize;
+        table = forget(table, any);
+        interface = forget(interface, any);
+        legs = forget(legs as u32, any) as usize;
+        legs_end = forget(legs_end as u32, any) as usize;
     }
     if !complete || table != RT_TABLE_MAIN {
         return false;
@@ -252,7 +252,7 @@ fn leaves_by_uplinks(context: &SkBuffContext, route: &RouteHeader) -> bool {
         if usize::from(leg.length) < size_of::<LegHeader>() || !is_uplink(leg.interface) {
             return false;
         }
-        legs = forget((legs + ((usize::from(leg.length) + 3) & !3)) as u64, any) as usize;
+        legs = forget((legs + ((usize::from(leg.length) + 3) & !3)) as u32, any) as usize;
     }
     false
 }

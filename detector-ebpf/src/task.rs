@@ -10,14 +10,23 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use detector_ebpf::latest::{Latest, Mark};
 use detector_ebpf::writer::{DEPTH, Layout, NAME, Path, Task};
-
-use crate::latest;
 
 /// Where what lies. The agent writes it before the programs are loaded.
 #[unsafe(no_mangle)]
 static LAYOUT: Layout = Layout::UNKNOWN;
+
+/// How long what was read of a task serves its next routes, in nanoseconds. Its command and its namespaces,
+/// which it may change, can be as old; and so long an address that is the same is the same thing's, as the
+/// kernel gives it to another only after a while. The agent may write another time.
+#[unsafe(no_mangle)]
+static FRESH: u64 = 0;
+
+/// The task that wrote last here.
+#[map]
+static LATEST: PerCpuArray<Latest> = PerCpuArray::with_max_entries(1, 0);
 
 /// Paths of the control groups that tasks were seen in, by their numbers.
 #[map]
@@ -96,13 +105,12 @@ pub(crate) fn key() -> u64 {
 pub(crate) fn current(now: u64) -> Task {
     let key = key();
     if layout!(tasks) != 0 {
-        if let Some(task) = latest::same(key, now) {
+        if let Some(task) = latest(key, now) {
             return task;
         }
-        // First, so that somebody who moves it meanwhile is not overlooked.
-        let mark = latest::mark(key);
-        let task = read(key);
-        latest::keep(key, mark, task, now);
+        let mark = mark(key);
+        let (task, has_path) = read(key);
+        keep(&Latest::new(key, now, mark, task), mark, has_path);
         return task;
     }
     match WRITING.get_ptr(key) {
@@ -119,7 +127,7 @@ pub(crate) fn current(now: u64) -> Task {
 #[inline(always)]
 pub(crate) fn traced(key: u64) -> Task {
     if layout!(tasks) != 0 {
-        return read(key);
+        return read(key).0;
     }
     let ids = bpf_get_current_pid_tgid();
     Task {
@@ -134,16 +142,46 @@ pub(crate) fn traced(key: u64) -> Task {
     }
 }
 
+/// What was read of the task at this address, where it was the last here and is still the same.
 #[inline(always)]
-fn read(task: u64) -> Task {
+fn latest(key: u64, now: u64) -> Option<Task> {
+    let latest = LATEST.get_ptr(0)?;
+    // SAFETY: the slot is aligned to 8 and there as long as the program is, and any bytes are one. What is
+    // read is a copy: nobody changes it after it has been checked.
+    let latest = unsafe { latest.read_volatile() };
+    // SAFETY: nobody writes it once programs are loaded.
+    let fresh = unsafe { (&raw const FRESH).read_volatile() };
+    let (kept, task) = latest.of(key, now, fresh)?;
+    (kept == mark(key)).then_some(task)
+}
+
+#[inline(always)]
+fn mark(key: u64) -> Mark {
+    Mark { started: at(key, layout!(task_started)), groups: at(key, layout!(task_cgroups)) }
+}
+
+/// Keeps what was read, unless the task was moved meanwhile or its path would be missing.
+#[inline(always)]
+fn keep(latest: &Latest, before: Mark, has_path: bool) {
+    if !has_path || mark(key()) != before {
+        return;
+    }
+    let Some(slot) = LATEST.get_ptr_mut(0) else { return };
+    // SAFETY: the slot is aligned to 8 and there as long as the program is.
+    unsafe { slot.write_volatile(*latest) };
+}
+
+/// Reads a task; also gives whether the path of its control group is kept.
+#[inline(always)]
+fn read(task: u64) -> (Task, bool) {
     let leader: u64 = at(task, layout!(task_leader));
     let namespaces: u64 = at(task, layout!(task_namespaces));
     let network: u64 = at(namespaces, layout!(namespaces_network));
     let mount: u64 = at(namespaces, layout!(namespaces_mount));
     let (node, old) = node_of(task);
     let cgroup = at::<u64>(node, layout!(node_id)) | old;
-    keep_path(cgroup, node);
-    Task {
+    let has_path = keep_path(cgroup, node);
+    let task = Task {
         started: at(leader, layout!(task_started)),
         cgroup,
         process: at(task, layout!(task_tgid)),
@@ -151,7 +189,8 @@ fn read(task: u64) -> Task {
         network: at(network, layout!(network_number)),
         mount: at(mount, layout!(mount_number)),
         command: at(leader, layout!(task_command)),
-    }
+    };
+    (task, has_path)
 }
 
 /// The folder of a task's control group: in the one hierarchy of version 2, or where containers are in
@@ -177,24 +216,24 @@ fn node_of(task: u64) -> (u64, u64) {
     if parent == 0 { (node, 0) } else { (other, OLD) }
 }
 
-/// Keeps the path of a control group, unless it is kept already. It is written where it is kept, so that
+/// Keeps the path of a control group, unless it is kept already; gives whether it is. It is written where it is kept, so that
 /// several that are at it at once, by whatever is preempted, write the same.
 #[inline(always)]
-fn keep_path(cgroup: u64, node: u64) {
+fn keep_path(cgroup: u64, node: u64) -> bool {
     if node == 0 {
-        return;
+        return false;
     }
     let kept = match PATHS.get_ptr_mut(cgroup) {
         // SAFETY: the map keeps its memory as long as there are programs, and any bytes are a path.
-        Some(path) if unsafe { (&raw const (*path).whole).read_volatile() } != 0 => return,
+        Some(path) if unsafe { (&raw const (*path).whole).read_volatile() } != 0 => return true,
         Some(path) => Some(path),
         None => {
-            let Some(empty) = EMPTY.get(0) else { return };
+            let Some(empty) = EMPTY.get(0) else { return false };
             let _ = PATHS.insert(cgroup, empty, 0);
             PATHS.get_ptr_mut(cgroup)
         }
     };
-    let Some(path) = kept else { return };
+    let Some(path) = kept else { return false };
     let mut node = node;
     let mut depth = 0u64;
     for level in 0..DEPTH {
@@ -222,4 +261,5 @@ fn keep_path(cgroup: u64, node: u64) {
         (*path).depth = depth;
         (&raw mut (*path).whole).write_volatile(1);
     }
+    true
 }

@@ -14,7 +14,7 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
-/// Where the kernel's answer says what came of a request, and how long that answer is at least.
+/// Where the kernel's answer says what came of a request.
 const ANSWER: std::ops::Range<usize> = 16..20;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_EXCL: u16 = 0x200;
@@ -88,11 +88,10 @@ impl RouteWriter {
 
     /// Takes the answer to the last change.
     fn answer(&mut self) -> Result<()> {
-        self.buffer.resize(BATCH * 52, 0);
-        let length = self.socket.recv(&mut &mut self.buffer[..], 0)?;
-        let answer = self.buffer[..length].get(ANSWER).context("an answer of no length")?;
-        let error = i32::from_ne_bytes(answer.try_into()?);
-        self.buffer.clear();
+        let mut answer = [0; 128];
+        let length = self.socket.recv(&mut &mut answer[..], 0)?;
+        let error = answer[..length].get(ANSWER).context("an answer of no length")?;
+        let error = i32::from_ne_bytes(error.try_into()?);
         ensure!(error == 0, "the kernel refuses a route: error {}", -error);
         Ok(())
     }

@@ -240,9 +240,9 @@ pub(crate) fn is_extension(next: u8) -> bool {
 #[inline(always)]
 pub(crate) fn skip_extensions(context: &TcContext, packet: &mut Packet) {
     let any = length(context);
-    skip_some(context, packet, any);
     // Else all that follows is verified once for each number of headers.
-    packet.payload = forget(packet.payload as u64, any) as usize;
+    packet.payload = forget(packet.payload as u32, any) as usize;
+    skip_some(context, packet, any);
     packet.later = forget(packet.later.into(), any) & 1 != 0;
     packet.has_ports = forget(packet.has_ports.into(), any) & 1 != 0;
 }
@@ -256,7 +256,7 @@ fn skip_some(context: &TcContext, packet: &mut Packet, any: u32) {
             FRAGMENT => {
                 let Some([next, _, high, low]) = load4(context, packet.payload) else { return };
                 packet.next = next;
-                packet.payload += 8;
+                packet.payload = forget(packet.payload as u32 + 8, any) as usize;
                 packet.has_ports = false;
                 if u16::from_be_bytes([high, low]) & 0xfff8 != 0 {
                     packet.later = true;
@@ -268,9 +268,9 @@ fn skip_some(context: &TcContext, packet: &mut Packet, any: u32) {
         };
         let Some([next, length, _, _]) = load4(context, packet.payload) else { return };
         packet.next = next;
-        packet.payload +=
-            if unit == 8 { (usize::from(length) + 1) * 8 } else { (usize::from(length) + 2) * 4 };
-        packet.payload = forget(packet.payload as u64, any) as usize;
+        let length =
+            if unit == 8 { (u32::from(length) + 1) * 8 } else { (u32::from(length) + 2) * 4 };
+        packet.payload = forget(packet.payload as u32 + length, any) as usize;
         packet.has_ports = false;
     }
 }

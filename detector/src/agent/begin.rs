@@ -29,7 +29,11 @@ const DUMP_TIMEOUT: Duration = Duration::from_mins(1);
 /// Opens the source of route changes in the network namespace of the calling thread; what it lacks is
 /// degraded from now on.
 pub(crate) fn open_kernel(config: &Config, health: &Health) -> Result<Opened, KernelSourceError> {
-    let writers = WriterOptions { source: config.writers, refused: config.refused.clone() };
+    let writers = WriterOptions {
+        source: config.writers,
+        refused: config.refused.clone(),
+        ..WriterOptions::default()
+    };
     let options =
         KernelOptions { ring_bytes: config.ring_bytes, writers, ..KernelOptions::default() };
     let opened = KernelSource::open(config.route_source, &options)?;

@@ -55,18 +55,32 @@ const TICK: Duration = Duration::from_millis(20);
 const LONGEST: usize = 64;
 
 /// How writers are to be known.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct WriterOptions {
     /// By what.
     pub source: WriterSource,
     /// What is to be taken for refused by the kernel.
     pub refused: Refused,
+    /// How long what was read of a task serves its next routes, as long as it is the same thread in the
+    /// same control group; with zero each is read for itself.
+    pub fresh: Duration,
+}
+
+impl Default for WriterOptions {
+    /// The best way that there is. Reads anew every 10 ms cost nothing, and a command or a namespace that
+    /// is so much too old misleads nobody.
+    fn default() -> Self {
+        let (source, refused) = Default::default();
+        Self { source, refused, fresh: Duration::from_millis(10) }
+    }
 }
 
 /// What the kernel says of itself, and so where the programs read.
 pub(in crate::source) struct Ground {
     btf: Option<Btf>,
     layout: Global,
+    /// How long what was read of a task serves its next routes, in nanoseconds.
+    fresh: u64,
     /// Why tasks are not read.
     tasks: Result<(), String>,
     /// Why routes are not read.
@@ -113,9 +127,11 @@ pub struct WriterSight {
 impl Ground {
     /// What there is of this kernel. It takes the time of reading a file of some MiB.
     pub(in crate::source) fn survey(options: &WriterOptions) -> Self {
+        let fresh = u64::try_from(options.fresh.as_nanos()).unwrap_or(u64::MAX);
         let unknown = |why: String| Self {
             btf: None,
             layout: Global(Layout::UNKNOWN),
+            fresh,
             tasks: Err(why.clone()),
             routes: Err(why),
         };
@@ -131,12 +147,13 @@ impl Ground {
             layout.tasks = 0;
             tasks = Err("it is to be refused (--refuse)".to_owned());
         }
-        Self { btf: Some(btf), layout: Global(layout), tasks, routes }
+        Self { btf: Some(btf), layout: Global(layout), fresh, tasks, routes }
     }
 
     /// Hands the layout to the programs that are to be loaded.
     pub(in crate::source) fn tell<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
         loader.override_global("LAYOUT", &self.layout, true);
+        loader.override_global("FRESH", &self.fresh, true);
     }
 
     /// Traces the functions that write. `blind` is why the filter does not read the kernel's memory.

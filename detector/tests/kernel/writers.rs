@@ -22,7 +22,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::unistd::Pid;
 
 use crate::namespace::{in_namespace, index, ip};
@@ -97,7 +97,7 @@ impl Drop for Running {
     }
 }
 
-/// `ip` that does what it is told, line by line, on the first processor.
+/// `ip` that does what it is told, line by line, on one processor.
 struct Batch(Running);
 
 impl Batch {
@@ -106,9 +106,7 @@ impl Batch {
         let mut ip = ip.args(["-force", "-batch", "-"]).stdin(Stdio::piped());
         ip = ip.stdout(Stdio::null()).stderr(Stdio::null());
         let child = ip.spawn().unwrap();
-        let mut first = CpuSet::new();
-        first.set(0).unwrap();
-        sched_setaffinity(Pid::from_raw(child.id().cast_signed()), &first).unwrap();
+        stay_on_one_processor(Pid::from_raw(child.id().cast_signed()));
         Self(Running(child))
     }
 
@@ -122,6 +120,15 @@ impl Batch {
     }
 }
 
+/// Keeps a task on the first processor that this one may use.
+fn stay_on_one_processor(task: Pid) {
+    let may = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let first = (0..CpuSet::count()).find(|at| may.is_set(*at).unwrap()).unwrap();
+    let mut one = CpuSet::new();
+    one.set(first).unwrap();
+    sched_setaffinity(task, &one).unwrap();
+}
+
 // === the tests ===
 
 #[test]
@@ -129,14 +136,30 @@ fn a_writer_is_read_while_it_writes() {
     made(Way::Records, RouteSource::Ebpf, WriterSource::Records, &[]);
 }
 
-/// What was read of a task serves its next routes too; not those of others, nor when it has moved.
+/// What was read of a task serves its next routes until it is too old.
+#[test]
+fn a_writer_is_read_anew_only_now_and_then() {
+    for (fresh, anew) in [(Duration::from_mins(1), false), (Duration::ZERO, true)] {
+        in_namespace(move || async move {
+            let mut kernel = open_for(fresh);
+            stay_on_one_processor(Pid::from_raw(0));
+            let mut mounts = Vec::new();
+            for prefix in ["10.65.8.1/32", "10.65.8.2/32"] {
+                netlink(prefix);
+                let process = wait_for(&mut kernel, |what| writer_of(what, prefix)).await;
+                mounts.push(process.expect("whoever writes is known").mount);
+                unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).unwrap();
+            }
+            assert_eq!(mounts[0] != mounts[1], anew, "{mounts:?}");
+        });
+    }
+}
+
+/// It does not serve the routes of others, nor its own when it has moved.
 #[test]
 fn writers_in_turn_on_one_processor_are_told_apart_and_followed() {
     in_namespace(|| async {
-        let Some((mut kernel, _)) = open(RouteSource::Ebpf, WriterSource::Records, &[], false)
-        else {
-            return;
-        };
+        let mut kernel = open_for(Duration::from_mins(1));
         let Some(hierarchy) = Hierarchy::mount(false) else { return };
         let mut both = [Batch::start(), Batch::start()];
         let moving = both[0].pid().to_string();
@@ -603,7 +626,8 @@ fn must_trace() -> bool {
 
 fn options(source: WriterSource, refused: &[Hook]) -> KernelOptions {
     let refused = Refused::new(refused.to_vec());
-    KernelOptions { writers: WriterOptions { source, refused }, ..KernelOptions::default() }
+    let writers = WriterOptions { source, refused, ..WriterOptions::default() };
+    KernelOptions { writers, ..KernelOptions::default() }
 }
 
 /// Opens a source; `None` where functions are to be traced, and this host forbids it.
@@ -625,6 +649,17 @@ fn open(
     }
     told(&mut opened.source);
     Some((opened.source, sight))
+}
+
+/// Opens the best source, for which what was read of a task serves so long.
+fn open_for(fresh: Duration) -> KernelSource {
+    let mut options = options(WriterSource::Records, &[]);
+    options.writers.fresh = fresh;
+    let mut opened = KernelSource::open(RouteSource::Ebpf, &options).unwrap();
+    assert_eq!(opened.degraded, None);
+    assert_eq!(opened.source.await_sight().unwrap().writers, Ok(()));
+    told(&mut opened.source);
+    opened.source
 }
 
 /// All that a source has been told by now.

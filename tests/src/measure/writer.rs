@@ -28,13 +28,21 @@ const TURNS: usize = 401;
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 0);
 
 /// The ways to listen, and what they are called.
-const WAYS: [(&str, Option<WriterSource>); 5] = [
+const WAYS: [(&str, Option<(WriterSource, Fresh)>); 6] = [
     ("nobody listens", None),
-    ("recorded, the writer not read", Some(WriterSource::Port)),
-    ("recorded, the writer read", Some(WriterSource::Records)),
-    ("the same, refused writes by fexit", Some(WriterSource::Fexit)),
-    ("the same, refused writes by kprobe", Some(WriterSource::Kprobe)),
+    ("recorded, the writer not read", Some((WriterSource::Port, Fresh::Usual))),
+    ("recorded, the writer read", Some((WriterSource::Records, Fresh::Usual))),
+    ("the same, for each route anew", Some((WriterSource::Records, Fresh::Never))),
+    ("read, refused writes by fexit", Some((WriterSource::Fexit, Fresh::Usual))),
+    ("read, refused writes by kprobe", Some((WriterSource::Kprobe, Fresh::Usual))),
 ];
+
+/// How long what was read serves the next routes.
+#[derive(Clone, Copy)]
+enum Fresh {
+    Usual,
+    Never,
+}
 
 /// The way that the others are compared with.
 const BASE: usize = 1;
@@ -77,8 +85,8 @@ fn measure(writer: Writer, name: &str, namespace: &Namespace) -> Result<()> {
                 continue;
             }
             let mut witness = None;
-            if let Some(source) = WAYS[at].1 {
-                match listen(source, namespace)? {
+            if let Some((source, fresh)) = WAYS[at].1 {
+                match listen(source, fresh, namespace)? {
                     Ok(opened) => witness = Some(opened),
                     Err(why) => {
                         missing[at] = Some(why);
@@ -107,15 +115,23 @@ fn measure(writer: Writer, name: &str, namespace: &Namespace) -> Result<()> {
 }
 
 /// Listens in the namespace; or why this kernel does not allow it that way.
-fn listen(source: WriterSource, namespace: &Namespace) -> Result<Result<Witness, String>> {
-    let options = WriterOptions { source, ..WriterOptions::default() };
+fn listen(
+    source: WriterSource,
+    fresh: Fresh,
+    namespace: &Namespace,
+) -> Result<Result<Witness, String>> {
+    let mut options = WriterOptions { source, ..WriterOptions::default() };
+    if matches!(fresh, Fresh::Never) {
+        options.fresh = Duration::ZERO;
+    }
     let (mut witness, _writers) = namespace
         .within(|| Witness::attach(4 << 20, &options))
         .context("nothing is measured without eBPF")?;
     let sight = witness.await_sight().context("it is told whether writes are traced")?;
+    let unread = sight.writers.err().filter(|_| source != WriterSource::Port);
     let refused = sight.refusals.into_iter().find_map(Result::err);
     let traced = matches!(source, WriterSource::Fexit | WriterSource::Kprobe);
-    Ok(refused.filter(|_| traced).map_or(Ok(witness), Err))
+    Ok(unread.or(refused.filter(|_| traced)).map_or(Ok(witness), Err))
 }
 
 /// Writes all routes and takes them away; gives the nanoseconds that one change took.
