@@ -146,8 +146,8 @@ fn a_writer_is_read_anew_only_now_and_then() {
             let mut mounts = Vec::new();
             for prefix in ["10.65.8.1/32", "10.65.8.2/32"] {
                 netlink(prefix);
-                let process = wait_for(&mut kernel, |what| writer_of(what, prefix)).await;
-                mounts.push(process.expect("whoever writes is known").mount);
+                let writer = wait_for(&mut kernel, |what| writer_of(what, prefix)).await;
+                mounts.push(writer.process.expect("whoever writes is known").mount);
                 unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).unwrap();
             }
             assert_eq!(mounts[0] != mounts[1], anew, "{mounts:?}");
@@ -171,8 +171,8 @@ fn writers_in_turn_on_one_processor_are_told_apart_and_followed() {
             for (number, who) in [0, 0, 1, 1, 0].into_iter().enumerate() {
                 let prefix = format!("10.65.{round}.{number}/32");
                 both[who].line(&format!("route add {prefix} dev cali1"));
-                let process = wait_for(&mut kernel, |what| writer_of(what, &prefix)).await;
-                let process = process.expect("whoever writes is known");
+                let writer = wait_for(&mut kernel, |what| writer_of(what, &prefix)).await;
+                let process = writer.process.expect("whoever writes is known");
                 assert_eq!(process.pid, both[who].pid(), "{prefix}");
                 let contained = inside && who == 0;
                 assert_eq!(!process.containers.is_empty(), contained, "{prefix}: {process:?}");
@@ -282,8 +282,8 @@ fn made(way: Way, source: RouteSource, choice: WriterSource, refused: &'static [
                 let before = clock::now();
                 let prefix = prefix(kind, ipv6);
                 let Some(writer) = write(kind, &prefix) else { continue };
-                let process = wait_for(&mut kernel, |what| writer_of(what, &prefix)).await;
-                check(way, kind, &writer, process.as_deref(), before);
+                let found = wait_for(&mut kernel, |what| writer_of(what, &prefix)).await.process;
+                check(way, kind, &writer, found.as_deref(), before);
                 drop(writer.running);
             }
         }
@@ -689,10 +689,10 @@ async fn wait_for<T>(source: &mut KernelSource, mut wanted: impl FnMut(What) -> 
 }
 
 /// Who wrote the route to this prefix, where that is what is told.
-fn writer_of(what: What, prefix: &str) -> Option<Option<Arc<Process>>> {
+fn writer_of(what: What, prefix: &str) -> Option<detector_core::writer::Writer> {
     match what {
         What::Kernel(KernelChange::Route { route, writer, .. }) => {
-            (route.prefix.to_string() == prefix).then_some(writer.process)
+            (route.prefix.to_string() == prefix).then_some(writer)
         }
         _ => None,
     }
