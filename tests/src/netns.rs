@@ -5,6 +5,7 @@
 //! gone. So nothing is left behind, however a test ends.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
@@ -69,36 +70,36 @@ impl Namespace {
         })
     }
 
-    /// Runs `ip` with these arguments in the namespace.
-    pub fn ip(&self, arguments: &str) -> Result<()> {
-        let mut command = Command::new("ip");
-        command.args(arguments.split_whitespace());
+    /// Runs a program in the namespace, with these words and this input; gives what it prints.
+    pub fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<String> {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         self.hold(&mut command);
-        let output = command.output().context("cannot start ip: install iproute2")?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {program}: `cargo xtask setup` installs it"))?;
+        let mut stdin = child.stdin.take().context("its input is piped")?;
+        // Where it ends early, what it says tells why.
+        let written = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output()?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            bail!("ip {arguments}: {}", said.trim());
+            bail!("{program} {}: {}", arguments.join(" "), said.trim());
         }
-        Ok(())
+        written.with_context(|| format!("cannot write to {program}"))?;
+        String::from_utf8(output.stdout).with_context(|| format!("{program} prints no text"))
+    }
+
+    /// Runs `ip` with these arguments in the namespace.
+    pub fn ip(&self, arguments: &str) -> Result<()> {
+        self.run("ip", &arguments.split_whitespace().collect::<Vec<_>>(), "").map(drop)
     }
 
     /// Runs many `ip` commands in the namespace, by one process.
     pub fn ip_batch(&self, inet6: bool, commands: &[String]) -> Result<()> {
-        use std::io::Write as _;
-
-        let mut command = Command::new("ip");
-        command.args([if inet6 { "-6" } else { "-4" }, "-batch", "-"]);
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        self.hold(&mut command);
-        let mut child = command.spawn().context("cannot start ip: install iproute2")?;
-        let mut stdin = child.stdin.take().context("the input of ip is piped")?;
-        // Where ip ends early, what it says tells why.
-        let written = stdin.write_all((commands.join("\n") + "\n").as_bytes());
-        drop(stdin);
-        let output = child.wait_with_output()?;
-        if !output.status.success() {
-            bail!("ip -batch: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        written.context("cannot write to ip")
+        let family = if inet6 { "-6" } else { "-4" };
+        self.run("ip", &[family, "-batch", "-"], &(commands.join("\n") + "\n")).map(drop)
     }
 }

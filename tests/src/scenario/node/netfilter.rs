@@ -1,10 +1,8 @@
 //! Rules that translate destinations, written by the tools that people and Felix write them with.
 
-use std::io::Write as _;
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 
 use crate::netns::Namespace;
 use crate::scenario::packets::Translator;
@@ -37,7 +35,7 @@ impl Rule {
                 } else {
                     format!("table {family} {name} {{\nchain pre {{\n{hook}\n{rule}\n}}\n}}\n")
                 };
-                run(node, "nft", &["-f", "-"], &text)
+                node.run("nft", &["-f", "-"], &text).map(drop)
             }
             Translator::IptablesNft | Translator::IptablesLegacy => {
                 let rule = format!("--destination {from} --jump DNAT --to-destination {to}");
@@ -61,7 +59,7 @@ impl Rule {
     pub(super) fn unmake(&self, node: &Namespace) -> Result<()> {
         if self.by == Translator::Nft {
             let text = format!("delete table {} {}\n", self.nft_family(), self.nft_table());
-            return run(node, "nft", &["-f", "-"], &text);
+            return node.run("nft", &["-f", "-"], &text).map(drop);
         }
         self.iptables(node, "--flush")?;
         self.iptables(node, "--delete-chain")
@@ -84,25 +82,6 @@ impl Rule {
         };
         let mut arguments = vec!["--wait", "10", "--table", "nat"];
         arguments.extend(command.split_whitespace());
-        run(node, program, &arguments, "")
+        node.run(program, &arguments, "").map(drop)
     }
-}
-
-fn run(node: &Namespace, program: &str, arguments: &[&str], input: &str) -> Result<()> {
-    let mut command = Command::new(program);
-    command.args(arguments);
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    node.hold(&mut command);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot start {program}: `cargo xtask setup` installs it"))?;
-    let mut stdin = child.stdin.take().context("its input is piped")?;
-    stdin.write_all(input.as_bytes())?;
-    drop(stdin);
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{program} {}: {}", arguments.join(" "), said.trim());
-    }
-    Ok(())
 }

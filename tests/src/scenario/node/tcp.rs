@@ -82,6 +82,8 @@ fn send(packets: &Packets) -> Result<(u64, u64)> {
         connect_to(socket.as_raw_fd(), &address(packets.to, packets.port))
             .context("nobody answers")?;
         let mut connection = TcpStream::from(socket);
+        // No data yet: all that was sent again were requests for the connection, each with its options.
+        let requests = 1 + Counts::of(&connection)?.sent_again;
         connection.write_all(&payload)?;
         connection.shutdown(Shutdown::Write)?;
         // When the other side has closed, this one has said all that it says.
@@ -90,7 +92,7 @@ fn send(packets: &Packets) -> Result<(u64, u64)> {
         let headers = ip_header(packets.to.is_ipv4()) + TCP_HEADER;
         all += u64::from(counts.segments);
         bytes += u64::from(counts.segments) * u64::from(headers)
-            + u64::from(TCP_SYN_OPTIONS)
+            + u64::from(requests) * u64::from(TCP_SYN_OPTIONS)
             + counts.payload;
     }
     Ok((all, bytes))
@@ -100,6 +102,8 @@ fn send(packets: &Packets) -> Result<(u64, u64)> {
 struct Counts {
     /// Segments sent, as they are on the wire.
     segments: u32,
+    /// Those of them that were sent again.
+    sent_again: u32,
     /// Bytes of payload, those that were sent again among them.
     payload: u64,
 }
@@ -107,6 +111,7 @@ struct Counts {
 impl Counts {
     /// `TCP_INFO`, of which libc knows only the first part: `struct tcp_info` of linux/tcp.h.
     fn of(connection: &TcpStream) -> Result<Self> {
+        const TOTAL_RETRANS: usize = 100;
         const SEGMENTS_OUT: usize = 136;
         const BYTES_SENT: usize = 200;
         let mut info = [0u8; 256];
@@ -123,8 +128,55 @@ impl Counts {
         };
         ensure!(done == 0, "no TCP_INFO: {}", std::io::Error::last_os_error());
         ensure!(length as usize >= BYTES_SENT + 8, "this kernel does not count what TCP sends");
-        let segments = info[SEGMENTS_OUT..SEGMENTS_OUT + 4].try_into()?;
-        let payload = info[BYTES_SENT..BYTES_SENT + 8].try_into()?;
-        Ok(Self { segments: u32::from_ne_bytes(segments), payload: u64::from_ne_bytes(payload) })
+        let count =
+            |at: usize| -> Result<u32> { Ok(u32::from_ne_bytes(info[at..at + 4].try_into()?)) };
+        Ok(Self {
+            segments: count(SEGMENTS_OUT)?,
+            sent_again: count(TOTAL_RETRANS)?,
+            payload: u64::from_ne_bytes(info[BYTES_SENT..BYTES_SENT + 8].try_into()?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::packets::Carries;
+
+    /// Needs root. The truth is a counter of the kernel's own, where packets leave; no packet is so long
+    /// that the kernel would make one of several.
+    #[test]
+    fn a_lost_request_for_a_connection_is_counted_with_its_options() {
+        let (client, server) = (Namespace::new().unwrap(), Namespace::new().unwrap());
+        client
+            .ip(&format!("link add eth0 type veth peer name eth0 netns {}", server.path()))
+            .unwrap();
+        for (namespace, address) in [(&client, "192.0.2.1/24"), (&server, "192.0.2.2/24")] {
+            namespace.ip(&format!("address add {address} dev eth0")).unwrap();
+            namespace.ip("link set eth0 up").unwrap();
+        }
+        let count = "table ip truth { counter sent {}; chain out { type filter hook output priority 0; \
+                     tcp dport 8080 counter name sent; }; }";
+        client.run("nft", &["-f", "-"], count).unwrap();
+        let lose = "table ip thief { chain in { type filter hook input priority 0; \
+                    tcp flags & (syn | ack) == syn limit rate 1/day burst 1 packets drop; }; }";
+        server.run("nft", &["-f", "-"], lose).unwrap();
+
+        let packets = Packets {
+            from: "192.0.2.1".parse().unwrap(),
+            to: "192.0.2.2".parse().unwrap(),
+            carries: Carries::Tcp,
+            port: 8080,
+            count: 0,
+            connections: 2,
+            payload: 100,
+        };
+        let (sent, bytes) = connect(&client, &server, &packets).unwrap();
+
+        let truth =
+            client.run("nft", &["-j", "list", "counter", "ip", "truth", "sent"], "").unwrap();
+        let truth: serde_json::Value = serde_json::from_str(&truth).unwrap();
+        let truth = &truth["nftables"][1]["counter"];
+        assert_eq!((truth["packets"].as_u64(), truth["bytes"].as_u64()), (Some(sent), Some(bytes)));
     }
 }
