@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod connections;
 pub mod interests;
 pub mod kernel;
+mod loader;
 mod netfilter;
 pub mod packets;
 pub(crate) mod questions;

@@ -90,7 +90,8 @@ impl Kernel {
             let others = bits.get(&word, 0).unwrap();
             bits.set(word, others | bit, 0).unwrap();
         }
-        let mut watching: Array<_, u32> = kernel.0.map_mut("WATCHING").unwrap().try_into().unwrap();
+        let mut watching: Array<_, u32> =
+            kernel.0.map_mut(".data.watching").unwrap().try_into().unwrap();
         watching.set(0, 1, 0).unwrap();
         Some(kernel)
     }

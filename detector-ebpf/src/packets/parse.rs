@@ -6,7 +6,7 @@
 use core::arch::asm;
 
 use aya_ebpf::programs::TcContext;
-use detector_ebpf::traffic::{Words, mapped_words};
+use detector_ebpf::traffic::{Slot, Words, mapped_words};
 
 use crate::forget::forget;
 
@@ -93,6 +93,8 @@ macro_rules! reader {
                     offset = const OFFSET,
                     options(pure, readonly, nostack, preserves_flags),
                 );
+                // Loads fill the rest with zeros; else it would be cut off once more.
+                core::hint::assert_unchecked(number <= <$number>::MAX as u64);
             }
             number as $number
         }
@@ -123,14 +125,19 @@ pub(crate) fn length(context: &TcContext) -> u32 {
     unsafe { (*context.skb.skb).len }
 }
 
+/// What the kernel takes the packet for.
+#[inline(always)]
+fn protocol(context: &TcContext) -> u16 {
+    // SAFETY: the context is the kernel's, and the field is always there.
+    unsafe { (*context.skb.skb).protocol as u16 }
+}
+
 /// Finds the network header: behind the Ethernet header and up to two tags, or at the start where the
 /// interface has no link header.
 #[inline(always)]
 pub(crate) fn network<const ETHER: bool>(context: &TcContext) -> Option<Network> {
     if !ETHER {
-        // SAFETY: the context is the kernel's, and the field is always there.
-        let protocol = unsafe { (*context.skb.skb).protocol } as u16;
-        return Some(Network { offset: 0, protocol });
+        return Some(Network { offset: 0, protocol: protocol(context) });
     }
     let mut protocol = match place(context, 0, ETHERNET) {
         // SAFETY: the place has these bytes.
@@ -209,11 +216,33 @@ unsafe fn ipv6_at<const WITH_PORTS: bool>(place: usize, offset: usize) -> Packet
     }
 }
 
-/// Whether a packet is plainly IPv6 from this source, and no message of ICMPv6: of most packets no more
-/// need be read.
+/// Whether a packet is plainly from this slot's usual source, and no message of ICMPv6: of most packets no
+/// more need be read. Of one with a tag it is not plain.
 #[inline(always)]
-pub(crate) fn is_plain_ipv6(context: &TcContext, offset: usize, source: &Words) -> bool {
-    let Some(place) = place(context, offset, IPV6) else { return false };
+pub(crate) fn is_plainly_of<const ETHER: bool>(context: &TcContext, slot: &Slot) -> bool {
+    if ETHER {
+        let Some(place) = place(context, 0, ETHERNET + IPV4) else { return false };
+        // SAFETY: the place has these bytes.
+        match unsafe { half::<{ ETHERNET - 2 }>(place) } {
+            // SAFETY: as above.
+            ETH_P_IP => unsafe { word::<{ ETHERNET + 12 }>(place) == slot.ipv4 },
+            ETH_P_IPV6 => is_plain_ipv6::<ETHERNET>(context, &slot.ipv6),
+            _ => false,
+        }
+    } else {
+        match protocol(context) {
+            // SAFETY: the place has these bytes.
+            ETH_P_IP => place(context, 0, IPV4)
+                .is_some_and(|place| unsafe { word::<12>(place) == slot.ipv4 }),
+            ETH_P_IPV6 => is_plain_ipv6::<0>(context, &slot.ipv6),
+            _ => false,
+        }
+    }
+}
+
+#[inline(always)]
+fn is_plain_ipv6<const OFFSET: usize>(context: &TcContext, source: &Words) -> bool {
+    let Some(place) = place(context, OFFSET, IPV6) else { return false };
     let source = source.as_ptr().expose_provenance();
     // SAFETY: the places have these bytes.
     unsafe {

@@ -1,11 +1,12 @@
 //! One short program for each place: where packets of a pod come in, where those of others come in,
 //! and where packets leave; each for interfaces with Ethernet headers and for those with none.
 
-use aya_ebpf::bindings::TC_ACT_UNSPEC;
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use detector_ebpf::traffic::{
-    ARP, FlowKey, HAS_PORT, NEIGHBOUR, Oddity, PretenceKey, ROUTER, SOURCE, Words, mapped_words,
+    ARP, FlowKey, HAS_PORT, NEIGHBOUR, Oddity, PretenceKey, ROUTER, SOURCE, Slot, Words,
+    mapped_words,
 };
 
 use crate::count::{self, Weight};
@@ -95,11 +96,25 @@ fn passing<const ETHER: bool, const OUT: bool>(context: &TcContext) {
     }
 }
 
-/// A packet of a pod: is it the pod's own, and is it for an address that is watched?
+/// A packet of a pod. Mostly it is the pod's own, and no address is watched.
 #[inline(always)]
 fn pod<const ETHER: bool>(context: &TcContext) {
+    let slot = count::slot(interface_of(context));
+    if let Some(slot) = slot
+        && !count::is_watching()
+        && parse::is_plainly_of::<ETHER>(context, slot)
+    {
+        return;
+    }
+    any_of_pod::<ETHER>(context.skb.skb, slot);
+}
+
+/// Is a packet the pod's own, and is it for an address that is watched? A function by itself: what it needs
+/// of the stack and of registers the usual packet need not pay for.
+#[inline(never)]
+fn any_of_pod<const ETHER: bool>(skb: *mut __sk_buff, slot: Option<&'static Slot>) {
+    let context = &TcContext::new(skb);
     let interface = interface_of(context);
-    let slot = count::slot(interface);
     let Some(network) = parse::network::<ETHER>(context) else {
         return count::odd(Oddity::Unread);
     };
@@ -118,12 +133,6 @@ fn pod<const ETHER: bool>(context: &TcContext) {
             }
         }
         ETH_P_IPV6 => {
-            if let Some(slot) = slot
-                && !count::is_watching()
-                && parse::is_plain_ipv6(context, network.offset, &slot.ipv6)
-            {
-                return;
-            }
             let Some(mut packet) = parse::ipv6(context, network.offset) else {
                 return count::odd(Oddity::Unread);
             };
@@ -131,8 +140,10 @@ fn pod<const ETHER: bool>(context: &TcContext) {
             let watched = count::is_watching() && count::may_be_watched(&packet.destination);
             // Messages between neighbours may lie about more than their source. They stand behind no
             // extension header that is not passed over here.
-            let usual = own && !parse::may_be_icmpv6(&packet);
-            if usual && !watched {
+            if own && !parse::may_be_icmpv6(&packet) {
+                if watched {
+                    counted(context, &packet, network.offset, 0);
+                }
                 return;
             }
             // What follows is verified once, and not for each of these.

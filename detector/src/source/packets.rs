@@ -33,8 +33,9 @@ pub use self::hooks::Hooks;
 use self::hooks::{Place, Rig};
 use self::sources::Sources;
 use self::worker::{Done, Worker};
+use crate::source::loader;
 use crate::source::questions::Questions;
-use crate::source::witness::{Memory, loader};
+use crate::source::witness::Memory;
 
 static PROGRAMS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-packets"));
 
@@ -98,7 +99,7 @@ impl Packets {
     pub fn load(hooks: Hooks) -> Result<Self, PacketsError> {
         let memory = Memory::unlock();
         let mut ebpf =
-            loader().load(PROGRAMS).map_err(|error| PacketsError::load(&error, memory))?;
+            loader::load(PROGRAMS).map_err(|error| PacketsError::load(&error, memory))?;
         hooks::load(&mut ebpf).map_err(|error| PacketsError::load(&error.into(), memory))?;
         let ring = RingBuf::try_from(take(&mut ebpf, "BELL")?)
             .map_err(|error| PacketsError::map(&error))?;

@@ -24,6 +24,7 @@ pub use self::error::WitnessError;
 pub(in crate::source) use self::error::{Memory, one_line, refusal};
 pub use self::listener::GROUPS;
 use self::listener::Listener;
+use super::loader;
 use super::writer::{Ground, Tracing, WriterOptions, WriterSight, Writers};
 use crate::config::Hook;
 
@@ -93,12 +94,12 @@ impl Witness {
         }
         let memory = Memory::unlock();
         let ground = Ground::survey(options);
-        let mut loader = loader();
-        ground.tell(&mut loader);
-        let mut ebpf = loader
-            .map_max_entries("RECORDS", ring_bytes)
-            .load(PROGRAMS)
-            .map_err(|error| refusal(&error, memory))?;
+        let tell = |loader: &mut EbpfLoader<'static>| {
+            ground.tell(loader);
+            loader.map_max_entries("RECORDS", ring_bytes);
+        };
+        let mut ebpf =
+            loader::load_with(PROGRAMS, tell).map_err(|error| refusal(&error, memory))?;
         let logger = EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| debug!(%error, "the program's own log is not read"))
             .ok();
@@ -276,14 +277,6 @@ impl AsRawFd for Witness {
     fn as_raw_fd(&self) -> RawFd {
         self.ring.as_raw_fd()
     }
-}
-
-/// A loader that leaves the kernel's own types alone: no program here needs them, and reading them takes
-/// tens of MiB.
-pub(in crate::source) fn loader<'a>() -> EbpfLoader<'a> {
-    let mut loader = EbpfLoader::new();
-    loader.btf(None);
-    loader
 }
 
 fn attach_program(

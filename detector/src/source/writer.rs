@@ -17,7 +17,7 @@ mod proc;
 mod tracing;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aya::maps::{HashMap as EbpfMap, Map, MapData};
@@ -78,18 +78,28 @@ impl Default for WriterOptions {
 /// What the kernel says of itself, and so where the programs read.
 pub(in crate::source) struct Ground {
     btf: Option<Btf>,
-    layout: Global,
-    /// How long what was read of a task serves its next routes, in nanoseconds.
-    fresh: u64,
+    told: Told,
     /// Why tasks are not read.
     tasks: Result<(), String>,
     /// Why routes are not read.
     routes: Result<(), String>,
 }
 
+/// What programs are told before they are loaded.
+#[derive(Clone, Copy, PartialEq)]
+struct Told {
+    layout: Global,
+    /// How long what was read of a task serves its next routes, in nanoseconds.
+    fresh: u64,
+}
+
+/// All that programs were told so far: the loader keeps what it hands over, for as long as there is a
+/// process. There is one for each way in which the kernel was surveyed, and so mostly one.
+static TOLD: Mutex<Vec<&'static Told>> = Mutex::new(Vec::new());
+
 /// The layout, in the words of a program's global variable.
 #[repr(transparent)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 struct Global(Layout);
 
 // SAFETY: a layout is words, one behind the other, without padding.
@@ -130,8 +140,7 @@ impl Ground {
         let fresh = u64::try_from(options.fresh.as_nanos()).unwrap_or(u64::MAX);
         let unknown = |why: String| Self {
             btf: None,
-            layout: Global(Layout::UNKNOWN),
-            fresh,
+            told: Told { layout: Global(Layout::UNKNOWN), fresh },
             tasks: Err(why.clone()),
             routes: Err(why),
         };
@@ -147,13 +156,21 @@ impl Ground {
             layout.tasks = 0;
             tasks = Err("it is to be refused (--refuse)".to_owned());
         }
-        Self { btf: Some(btf), layout: Global(layout), fresh, tasks, routes }
+        Self { btf: Some(btf), told: Told { layout: Global(layout), fresh }, tasks, routes }
     }
 
     /// Hands the layout to the programs that are to be loaded.
-    pub(in crate::source) fn tell<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
-        loader.override_global("LAYOUT", &self.layout, true);
-        loader.override_global("FRESH", &self.fresh, true);
+    pub(in crate::source) fn tell(&self, loader: &mut EbpfLoader<'static>) {
+        let mut all = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.iter().find(|told| ***told == self.told).copied();
+        let told = known.unwrap_or_else(|| {
+            let told: &'static Told = Box::leak(Box::new(self.told));
+            all.push(told);
+            told
+        });
+        // Other objects have neither.
+        loader.override_global("LAYOUT", &told.layout, false);
+        loader.override_global("FRESH", &told.fresh, false);
     }
 
     /// Traces the functions that write. `blind` is why the filter does not read the kernel's memory.

@@ -13,7 +13,8 @@ use detector_ebpf::traffic::Address;
 use netlink_sys::Socket;
 
 use crate::source::address::{bits, bytes};
-use crate::source::witness::{Memory, WitnessError, loader, one_line, refusal};
+use crate::source::loader;
+use crate::source::witness::{Memory, WitnessError, one_line, refusal};
 
 static PROGRAM: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/detector-connections"));
 
@@ -29,7 +30,7 @@ impl Filter {
     /// Loads the filter and puts it on the socket, which holds it from then on.
     pub(super) fn attach(socket: &Socket) -> Result<Self, WitnessError> {
         let memory = Memory::unlock();
-        let mut ebpf = loader().load(PROGRAM).map_err(|error| refusal(&error, memory))?;
+        let mut ebpf = loader::load(PROGRAM).map_err(|error| refusal(&error, memory))?;
         let wrong = |error: MapError| WitnessError::Program(one_line(&error));
         let mut take = |name: &str| {
             ebpf.take_map(name)

@@ -39,7 +39,7 @@ impl Counts {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, PacketsError> {
         let wrong = |error: MapError| PacketsError::map(&error);
         Ok(Self {
-            watching: take(ebpf, "WATCHING")?.try_into().map_err(wrong)?,
+            watching: take(ebpf, ".data.watching")?.try_into().map_err(wrong)?,
             sieve: take(ebpf, "SIEVE_BITS")?.try_into().map_err(wrong)?,
             watched: take(ebpf, "WATCHED")?.try_into().map_err(wrong)?,
             flows: take(ebpf, "FLOWS")?.try_into().map_err(wrong)?,

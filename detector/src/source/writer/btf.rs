@@ -1,11 +1,10 @@
 //! What the kernel says of its own structures (BTF): where their fields lie, and what its functions
 //! take.
 //!
-//! aya reads the same to load programs, but shows neither. This keeps the file, where each type begins in
-//! it, and the types of some names; all of it is dropped when the programs are loaded.
+//! aya can read the same, but shows neither, and takes thirty times the room. This keeps the file, where
+//! each type begins in it, and the types of some names; all of it is dropped when the programs are loaded.
 //! The format: Documentation/bpf/btf.rst of the kernel.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::{fs, io};
 
@@ -50,8 +49,8 @@ pub(super) struct Btf {
     /// Where the types begin, by their numbers; the first is nothing.
     types: Vec<u32>,
     strings: usize,
-    /// Where the types begin that have the names that are wanted.
-    named: HashMap<&'static str, Vec<u32>>,
+    /// The names that are wanted, and where the types begin that have them.
+    named: Vec<(&'static str, u32)>,
 }
 
 /// A type, as far as all have the same form.
@@ -92,7 +91,7 @@ impl Btf {
         let end = begin.saturating_add(length);
         let strings = header.saturating_add(strings);
         let wanted = offsets_of(bytes.get(strings..).unwrap_or_default(), names);
-        let mut read = Self { types: vec![0], strings, bytes, named: HashMap::new() };
+        let mut read = Self { types: vec![0], strings, bytes, named: Vec::new() };
         let mut at = begin;
         while at < end {
             let Some(one) = read.read(at) else { return Err(cut) };
@@ -101,8 +100,8 @@ impl Btf {
             };
             let begins = u32::try_from(at).map_err(|_| BtfError::Form("it is too long"))?;
             read.types.push(begins);
-            if let Some(name) = wanted.get(&one.name) {
-                read.named.entry(name).or_default().push(begins);
+            if let Ok(which) = wanted.binary_search_by_key(&one.name, |(offset, _)| *offset) {
+                read.named.push((wanted[which].1, begins));
             }
             at += TYPE + more;
         }
@@ -157,6 +156,26 @@ impl Btf {
         (0..prototype.count).map(|n| name(prototype.at + TYPE + 8 * n)).collect()
     }
 
+    /// A description, in the same form, in which there is nothing but this function under its own number.
+    pub(super) fn only(&self, function: &str) -> Option<Vec<u8>> {
+        const HEADER: u32 = 24;
+        const MAGIC_AND_VERSION: u32 = 0x0001_0000 | MAGIC as u32;
+        let function = self.named(function, FUNC).next()?;
+        let number = self.types.binary_search(&u32::try_from(function.at).ok()?).ok()?;
+        let name = self.string(function.name)?;
+        let length = u32::try_from(number * TYPE).ok()?;
+        let strings = u32::try_from(name.len() + 2).ok()?;
+        let filler = [0, PTR << 24, 0];
+        let own = [1, FUNC << 24, 0];
+        let words = [MAGIC_AND_VERSION, HEADER, 0, length, length, strings].into_iter();
+        let words = words.chain(std::iter::repeat_n(filler, number.checked_sub(1)?).flatten());
+        let mut bytes: Vec<u8> = words.chain(own).flat_map(u32::to_ne_bytes).collect();
+        bytes.push(0);
+        bytes.extend(name.as_bytes());
+        bytes.push(0);
+        Some(bytes)
+    }
+
     /// Where a member lies within a structure, and its type. Members without a name are looked through.
     fn member(&self, of: Type, name: &str, depth: usize) -> Option<(u32, u32)> {
         let depth = depth.checked_sub(1)?;
@@ -194,9 +213,9 @@ impl Btf {
         None
     }
 
-    fn named(&self, name: &str, kind: u32) -> impl Iterator<Item = Type> {
-        let all = self.named.get(name).into_iter().flatten();
-        all.filter_map(|at| self.read(*at as usize)).filter(move |of| of.kind == kind)
+    fn named<'a>(&'a self, name: &'a str, kind: u32) -> impl Iterator<Item = Type> + 'a {
+        let all = self.named.iter().filter(move |(of, _)| *of == name);
+        all.filter_map(|(_, at)| self.read(*at as usize)).filter(move |of| of.kind == kind)
     }
 
     fn by_number(&self, number: u32) -> Option<Type> {
@@ -236,14 +255,13 @@ impl Type {
     }
 }
 
-/// Where these names lie among the strings, each of which is there once.
-fn offsets_of(strings: &[u8], names: &[&'static str]) -> HashMap<u32, &'static str> {
-    let names: HashMap<&[u8], &str> = names.iter().map(|name| (name.as_bytes(), *name)).collect();
+/// Where these names lie among the strings, each of which is there once, in their order.
+fn offsets_of(strings: &[u8], names: &[&'static str]) -> Vec<(u32, &'static str)> {
+    let mut found = Vec::new();
     let mut offset = 0u32;
-    let mut found = HashMap::new();
     for string in strings.split(|byte| *byte == 0) {
-        if let Some(name) = names.get(string) {
-            found.insert(offset, *name);
+        if let Some(name) = names.iter().find(|name| name.as_bytes() == string) {
+            found.push((offset, *name));
         }
         offset = offset.saturating_add(u32::try_from(string.len() + 1).unwrap_or(u32::MAX));
     }
@@ -318,6 +336,24 @@ mod tests {
         assert_eq!(btf.value("which", "TWO"), None);
         assert_eq!(btf.parameters("call"), Some(vec!["outer", ""]));
         assert_eq!(btf.parameters("inner"), None);
+    }
+
+    #[test]
+    fn a_function_by_itself_keeps_its_number() {
+        let number = |btf: &Btf, name| {
+            let of = btf.named(name, FUNC).next()?;
+            btf.types.iter().position(|at| *at as usize == of.at)
+        };
+        let btf = Btf::parse(example(), &NAMES).unwrap();
+        let bytes = btf.only("call").unwrap();
+        aya::Btf::parse(&bytes, aya::Endianness::default()).unwrap();
+        let only = Btf::parse(bytes, &NAMES).unwrap();
+        assert_eq!(number(&only, "call"), Some(11));
+        assert_eq!(number(&btf, "call"), Some(11));
+        assert_eq!(only.parameters("call"), None);
+        assert_eq!(only.named("which", ENUM).count(), 0);
+        assert_eq!(btf.only("inner"), None);
+        assert_eq!(btf.only("nothing"), None);
     }
 
     #[test]

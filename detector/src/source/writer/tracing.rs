@@ -5,7 +5,7 @@ use aya::programs::fentry::FEntryLink;
 use aya::programs::fexit::FExitLink;
 use aya::programs::kprobe::KProbeLink;
 use aya::programs::{FEntry, FExit, KProbe, ProgramError};
-use aya::{Btf as Types, Ebpf};
+use aya::{Btf as Types, Ebpf, Endianness};
 use thiserror::Error;
 
 use super::btf::Btf;
@@ -57,7 +57,7 @@ enum TraceError {
     Unknown,
     #[error("on this kernel it takes {0}")]
     Parameters(String),
-    #[error("the kernel does not describe its functions ({0})")]
+    #[error("its number cannot be handed over ({0})")]
     Types(String),
     #[error("{}", one_line(.0))]
     Program(#[from] ProgramError),
@@ -103,8 +103,6 @@ struct Tracer<'a> {
     /// Whether the programs read the task themselves, so that nobody has to note who enters.
     reads_tasks: bool,
     refused: &'a Refused,
-    /// What aya needs for trampolines: read once, and only where it is needed, for it is large.
-    types: Option<Result<Types, String>>,
     links: Vec<Link>,
 }
 
@@ -123,7 +121,7 @@ impl Tracing {
             let why = || Err(format!("not wanted (--writers {})", choice.as_str()));
             return Self { _links: Vec::new(), families: [why(), why()] };
         }
-        let mut tracer = Tracer { ebpf, btf, reads_tasks, refused, types: None, links: Vec::new() };
+        let mut tracer = Tracer { ebpf, btf, reads_tasks, refused, links: Vec::new() };
         let families = FUNCTIONS.each_ref().map(|function| tracer.trace(function, choice));
         Self { _links: tracer.links, families }
     }
@@ -151,10 +149,11 @@ impl Tracer<'_> {
 
     fn by_trampoline(&mut self, function: &Function) -> Result<(), TraceError> {
         self.check(function, function.by_trampoline)?;
-        let types = self
-            .types
-            .get_or_insert_with(|| Types::from_sys_fs().map_err(|error| one_line(&error)));
-        let types = types.as_ref().map_err(|error| TraceError::Types(error.clone()))?;
+        // aya looks up the function's number in types, and nothing else: of all the kernel's, which are
+        // some 30 MiB to it, it gets this one.
+        let only = self.btf.and_then(|btf| btf.only(function.name)).ok_or(TraceError::Unknown)?;
+        let types = &Types::parse(&only, Endianness::default())
+            .map_err(|error| TraceError::Types(one_line(&error)))?;
         let leave: &mut FExit = program(self.ebpf, function.leave)?.try_into()?;
         leave.load(function.name, types)?;
         let left = leave.attach()?;
