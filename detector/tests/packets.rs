@@ -90,10 +90,15 @@ impl Kernel {
             let others = bits.get(&word, 0).unwrap();
             bits.set(word, others | bit, 0).unwrap();
         }
-        let mut watching: Array<_, u32> =
-            kernel.0.map_mut(".data.watching").unwrap().try_into().unwrap();
-        watching.set(0, 1, 0).unwrap();
+        kernel.set_watching(true);
         Some(kernel)
+    }
+
+    /// Tells the programs that addresses are watched, or that none is.
+    fn set_watching(&mut self, watching: bool) {
+        let map = self.0.map_mut(".data.watching").unwrap();
+        let mut number: Array<_, u32> = map.try_into().unwrap();
+        number.set(0, u32::from(watching), 0).unwrap();
     }
 
     /// Tells the programs which sources the interface's packets may have.
@@ -249,10 +254,23 @@ fn packets_for_others_are_not_counted() {
 
 #[test]
 fn what_a_pod_may_not_send_is_told() {
+    // Where no address is watched, the usual packet is told by less.
+    [true, false].into_iter().for_each(may_not_send);
+}
+
+fn may_not_send(watching: bool) {
     let Some(kernel) = Kernel::new() else { return };
     let mut kernel = kernel.with_sources();
+    kernel.set_watching(watching);
     let ipv4 = |from| Frame::new(IPV4).ipv4(from, Ipv4Addr::new(10, 0, 0, 1), UDP, 0, 0).ports(53);
     let ipv6 = |from| Frame::new(IPV6).ipv6(from, POD6, UDP).ports(53);
+    let tagged = |from| {
+        let frame = Frame::new(0x8100).tag(7, IPV4);
+        frame.ipv4(from, Ipv4Addr::new(10, 0, 0, 1), UDP, 0, 0).ports(53)
+    };
+    // Half of either is the pod's own.
+    let near = Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0x21);
+    let far = Ipv6Addr::new(0xfd01, 0x10, 0x244, 1, 0, 0, 0, 0x20);
     let arp = |sender: Ipv4Addr| {
         let head = [0, 1, 8, 0, 6, 4, 0, 2, 2, 0, 0, 0, 0, 0x66];
         Frame::new(0x0806).with(&head).with(&sender.octets()).with(&[0; 10])
@@ -264,6 +282,7 @@ fn what_a_pod_may_not_send_is_told() {
     };
     let silent = [
         ipv4(POD),
+        tagged(POD),
         // A prefix that the pod may send from.
         ipv4(Ipv4Addr::new(198, 51, 100, 77)),
         // DHCP, the link's own, this host's, a group's.
@@ -287,7 +306,10 @@ fn what_a_pod_may_not_send_is_told() {
     assert_eq!(kernel.pretended(), []);
     let told = [
         (ipv4(VICTIM), SOURCE, mapped(VICTIM.octets())),
+        (tagged(Ipv4Addr::new(10, 9, 8, 7)), SOURCE, mapped([10, 9, 8, 7])),
         (ipv6(VICTIM6), SOURCE, VICTIM6.octets()),
+        (ipv6(near), SOURCE, near.octets()),
+        (ipv6(far), SOURCE, far.octets()),
         (arp(VICTIM), ARP, mapped(VICTIM.octets())),
         (advertisement(136, VICTIM6), NEIGHBOUR, VICTIM6.octets()),
         (advertisement(134, POD6), ROUTER, link_local.octets()),
@@ -352,8 +374,13 @@ fn what_is_cut_later_counts_as_what_it_will_be() {
 
 #[test]
 fn no_header_before_an_advertisement_hides_it() {
+    [true, false].into_iter().for_each(hides_nothing);
+}
+
+fn hides_nothing(watching: bool) {
     let Some(kernel) = Kernel::new() else { return };
     let mut kernel = kernel.with_sources();
+    kernel.set_watching(watching);
     let advertisement = [&[136, 0, 0, 0, 0x20, 0, 0, 0][..], &VICTIM6.octets()].concat();
     // To somebody who is not watched, by a packet whose source is the pod's own.
     let plain = |next| Frame::new(IPV6).ipv6(POD6, POD6, next);

@@ -4,6 +4,8 @@
 //! the processes in it do. Those are killed by the kernel when the thread that started them is
 //! gone. So nothing is left behind, however a test ends.
 
+mod netlink;
+
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -13,6 +15,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
 
+pub use self::netlink::{LinkAddress, Netlink};
 use crate::process::end_with_thread;
 
 /// A network namespace.
@@ -30,12 +33,11 @@ impl Namespace {
         let make = || -> Result<OwnedFd> {
             unshare(CloneFlags::CLONE_NEWNET)
                 .context("cannot make a network namespace: be root")?;
+            Netlink::open()?.up("lo")?;
             Ok(File::open("/proc/thread-self/ns/net")?.into())
         };
         let file = std::thread::spawn(make).join().expect("making a namespace does not panic")?;
-        let namespace = Self { file };
-        namespace.ip("link set lo up")?;
-        Ok(namespace)
+        Ok(Self { file })
     }
 
     /// A path by which other programs of this run can open the namespace.
@@ -70,6 +72,11 @@ impl Namespace {
         })
     }
 
+    /// Makes changes in the namespace by netlink.
+    pub fn netlink<T: Send>(&self, work: impl FnOnce(&Netlink) -> Result<T> + Send) -> Result<T> {
+        self.within(|| work(&Netlink::open()?))
+    }
+
     /// Runs a program in the namespace, with these words and this input; gives what it prints.
     pub fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<String> {
         let mut command = Command::new(program);
@@ -80,10 +87,13 @@ impl Namespace {
             .spawn()
             .with_context(|| format!("cannot start {program}: `cargo xtask setup` installs it"))?;
         let mut stdin = child.stdin.take().context("its input is piped")?;
-        // Where it ends early, what it says tells why.
-        let written = stdin.write_all(input.as_bytes());
-        drop(stdin);
-        let output = child.wait_with_output()?;
+        // At once, so that it may print while it still reads. Where it ends early, what it says tells why.
+        let (written, output) = std::thread::scope(|scope| {
+            let written = scope.spawn(move || stdin.write_all(input.as_bytes()));
+            let output = child.wait_with_output();
+            (written.join().unwrap_or(Ok(())), output)
+        });
+        let output = output?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             bail!("{program} {}: {}", arguments.join(" "), said.trim());

@@ -14,13 +14,14 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
-/// Where the kernel's answer says what came of a request.
-const ANSWER: std::ops::Range<usize> = 16..20;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_EXCL: u16 = 0x200;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_PRIORITY: u16 = 6;
+
+/// Where the kernel's answer says what came of a request.
+const ANSWER: std::ops::Range<usize> = 16..20;
 
 /// Writes IPv4 routes of the main table.
 pub struct RouteWriter {

@@ -14,11 +14,11 @@ use detector_ebpf::traffic::{
 };
 
 /// How many addresses are watched: while there is none, no packet costs more than this look. The agent
-/// writes it, by the map that the loader makes of the section: to read it takes one instruction, where a
+/// writes it, by the map that the loader makes of the section: to read it takes two instructions, where a
 /// look into another map takes ten.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.watching")]
-static WATCHING: u32 = 0;
+static mut WATCHING: u32 = 0;
 
 /// A bit for each watched address, and perhaps for others: most packets need no look further.
 #[map]
@@ -78,7 +78,7 @@ pub(crate) struct Weight {
 /// Whether any address is watched.
 #[inline(always)]
 pub(crate) fn is_watching() -> bool {
-    // SAFETY: it is a number, and aligned; volatile, since it is not what it was when this was built.
+    // SAFETY: it is a number, and aligned; whatever a reader sees of a write is one too.
     unsafe { (&raw const WATCHING).read_volatile() != 0 }
 }
 

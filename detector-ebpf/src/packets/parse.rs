@@ -93,7 +93,7 @@ macro_rules! reader {
                     offset = const OFFSET,
                     options(pure, readonly, nostack, preserves_flags),
                 );
-                // Loads fill the rest with zeros; else it would be cut off once more.
+                // Loads fill the rest with zeros; else bytes would be cut off once more.
                 core::hint::assert_unchecked(number <= <$number>::MAX as u64);
             }
             number as $number
@@ -104,6 +104,7 @@ macro_rules! reader {
 reader!(byte, u8, "u8");
 reader!(half, u16, "u16");
 reader!(word, u32, "u32");
+reader!(word_alone, u64, "u32");
 reader!(double, u64, "u64");
 
 /// Four words by four instructions.
@@ -217,7 +218,7 @@ unsafe fn ipv6_at<const WITH_PORTS: bool>(place: usize, offset: usize) -> Packet
 }
 
 /// Whether a packet is plainly from this slot's usual source, and no message of ICMPv6: of most packets no
-/// more need be read. Of one with a tag it is not plain.
+/// more need be read. Of one with a tag among its bytes it is not plain.
 #[inline(always)]
 pub(crate) fn is_plainly_of<const ETHER: bool>(context: &TcContext, slot: &Slot) -> bool {
     if ETHER {
@@ -225,19 +226,29 @@ pub(crate) fn is_plainly_of<const ETHER: bool>(context: &TcContext, slot: &Slot)
         // SAFETY: the place has these bytes.
         match unsafe { half::<{ ETHERNET - 2 }>(place) } {
             // SAFETY: as above.
-            ETH_P_IP => unsafe { word::<{ ETHERNET + 12 }>(place) == slot.ipv4 },
+            ETH_P_IP => unsafe { is_from::<{ ETHERNET + 12 }>(place, slot) },
             ETH_P_IPV6 => is_plain_ipv6::<ETHERNET>(context, &slot.ipv6),
             _ => false,
         }
     } else {
         match protocol(context) {
             // SAFETY: the place has these bytes.
-            ETH_P_IP => place(context, 0, IPV4)
-                .is_some_and(|place| unsafe { word::<12>(place) == slot.ipv4 }),
+            ETH_P_IP => {
+                place(context, 0, IPV4).is_some_and(|place| unsafe { is_from::<12>(place, slot) })
+            }
             ETH_P_IPV6 => is_plain_ipv6::<0>(context, &slot.ipv6),
             _ => false,
         }
     }
+}
+
+/// # Safety
+/// There must be an address at this offset.
+#[inline(always)]
+unsafe fn is_from<const OFFSET: usize>(place: usize, slot: &Slot) -> bool {
+    // As whole registers: a number of 32 bits is cut off once more before it is compared.
+    // SAFETY: the caller's.
+    unsafe { word_alone::<OFFSET>(place) == u64::from(slot.ipv4) }
 }
 
 #[inline(always)]

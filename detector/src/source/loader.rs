@@ -14,17 +14,20 @@ static LOADER: LazyLock<Mutex<EbpfLoader<'static>>> = LazyLock::new(|| {
 
 /// Loads an object.
 pub(super) fn load(object: &[u8]) -> Result<Ebpf, EbpfError> {
-    load_with(object, |_| ())
+    load_with(object, |_, _| ())
 }
 
-/// Loads an object by a loader that is told more before. What it is told it keeps for all others, so it must
-/// be about names that no other object has.
+/// Loads an object by a loader that is told more. What it is told it keeps, so it is told twice: before, with
+/// `true`, what this object must have, and after that other objects need not have it, whose names must be
+/// others.
 pub(super) fn load_with(
     object: &[u8],
-    tell: impl FnOnce(&mut EbpfLoader<'static>),
+    tell: impl Fn(&mut EbpfLoader<'static>, bool),
 ) -> Result<Ebpf, EbpfError> {
     // A loader has nothing that could be left half done.
     let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
-    tell(&mut loader);
-    loader.load(object)
+    tell(&mut loader, true);
+    let loaded = loader.load(object);
+    tell(&mut loader, false);
+    loaded
 }

@@ -94,8 +94,8 @@ impl Witness {
         }
         let memory = Memory::unlock();
         let ground = Ground::survey(options);
-        let tell = |loader: &mut EbpfLoader<'static>| {
-            ground.tell(loader);
+        let tell = |loader: &mut EbpfLoader<'static>, must_exist| {
+            ground.tell(loader, must_exist);
             loader.map_max_entries("RECORDS", ring_bytes);
         };
         let mut ebpf =

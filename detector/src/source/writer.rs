@@ -159,8 +159,8 @@ impl Ground {
         Self { btf: Some(btf), told: Told { layout: Global(layout), fresh }, tasks, routes }
     }
 
-    /// Hands the layout to the programs that are to be loaded.
-    pub(in crate::source) fn tell(&self, loader: &mut EbpfLoader<'static>) {
+    /// Hands the layout to the programs that are to be loaded, which must have a place for it or need not.
+    pub(in crate::source) fn tell(&self, loader: &mut EbpfLoader<'static>, must_exist: bool) {
         let mut all = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
         let known = all.iter().find(|told| ***told == self.told).copied();
         let told = known.unwrap_or_else(|| {
@@ -168,9 +168,8 @@ impl Ground {
             all.push(told);
             told
         });
-        // Other objects have neither.
-        loader.override_global("LAYOUT", &told.layout, false);
-        loader.override_global("FRESH", &told.fresh, false);
+        loader.override_global("LAYOUT", &told.layout, must_exist);
+        loader.override_global("FRESH", &told.fresh, must_exist);
     }
 
     /// Traces the functions that write. `blind` is why the filter does not read the kernel's memory.

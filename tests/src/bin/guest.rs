@@ -96,7 +96,10 @@ fn load_modules() -> Result<()> {
     }
     paths.sort();
     for path in paths {
-        if let Err(error) = finit_module(File::open(&path)?, c"", ModuleInitFlags::empty()) {
+        // Each look at all connections goes through the whole table, be there any or none.
+        let is_tracking = path.to_string_lossy().ends_with("-nf_conntrack");
+        let parameters = if is_tracking { c"hashsize=1024" } else { c"" };
+        if let Err(error) = finit_module(File::open(&path)?, parameters, ModuleInitFlags::empty()) {
             eprintln!("guest: {} is not loaded: {error}", path.display());
         }
     }

@@ -88,10 +88,6 @@ struct Arguments {
     /// How many run at once on the real kernel: they mostly wait.
     #[arg(long, value_name = "NUMBER", default_value_t = 10)]
     jobs: usize,
-    /// How many times slower this machine is than one that is not emulated: findings may take as much
-    /// longer.
-    #[arg(long, value_name = "TIMES", default_value_t = 1)]
-    slower: u32,
     /// Make a scenario of this recording (`detector run --record`); `files` is its name.
     #[arg(long, value_name = "FILE")]
     from_recording: Option<PathBuf>,
@@ -127,8 +123,6 @@ fn main() -> Result<ExitCode> {
     if scenarios.is_empty() {
         bail!("no scenario files: give some, or run this in the project's folder");
     }
-    let all = scenarios.iter_mut().flat_map(|named| &mut named.scenario.expect);
-    all.for_each(|expected| expected.within *= arguments.slower);
     let mut cases = cases(&scenarios, named);
     if arguments.kernel {
         cases.retain(|case| matches!(case.rung, Rung::Ebpf | Rung::Netlink));

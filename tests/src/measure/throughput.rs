@@ -5,7 +5,9 @@
 //! over to the other. What the agent takes beside its programs is not seen that way, as it takes it from
 //! both: `bench footprint` is for that.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -28,6 +30,9 @@ const PROGRAMS: [&str; 2] = ["from_pod", "outward"];
 const BULK: &str = "512M";
 const SMALL: &str = "3200K";
 
+/// How long the server may take until it listens.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// What is sent.
 #[derive(Clone, Copy)]
 enum Sort {
@@ -42,6 +47,8 @@ struct Talk<'a> {
     client: &'a Namespace,
     address: &'a str,
     server: Child,
+    /// Each time that the server listens: after each client it stops, and begins anew.
+    listens: Receiver<()>,
 }
 
 /// Who is to talk.
@@ -168,11 +175,13 @@ impl<'a> Talk<'a> {
         crate::process::end_with_thread(&mut listen);
         node.pod_namespace(pods.to)?.hold(&mut listen);
         let mut server = listen.spawn().context("cannot start iperf3: install it")?;
-        wait_until_it_listens(&mut server)?;
-        Ok(Self { client: node.pod_namespace(pods.from)?, address: pods.address, server })
+        let listens = listening(&mut server)?;
+        let client = node.pod_namespace(pods.from)?;
+        Ok(Self { client, address: pods.address, server, listens })
     }
 
     fn measure(&self, sort: Sort) -> Result<f64> {
+        self.listens.recv_timeout(PATIENCE).context("iperf3 does not listen")?;
         let mut send = Command::new("iperf3");
         send.args(["--client", self.address, "--json", "--bytes"]);
         match sort {
@@ -207,15 +216,17 @@ impl Drop for Talk<'_> {
     }
 }
 
-/// It says so itself.
-fn wait_until_it_listens(server: &mut Child) -> Result<()> {
-    use std::io::{BufRead as _, BufReader};
-
+/// Hears the server say that it listens, each time.
+fn listening(server: &mut Child) -> Result<Receiver<()>> {
     let stdout = server.stdout.take().context("its output is piped")?;
-    let mut lines = BufReader::new(stdout).lines();
-    let heard = lines.by_ref().map_while(Result::ok).any(|line| line.contains("listening"));
-    ensure!(heard, "iperf3 does not listen");
-    // It goes on talking, and must not be stopped by nobody listening.
-    std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-    Ok(())
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        // It goes on talking, and must not be stopped by nobody listening.
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if line.contains("listening") {
+                let _ = tell.send(());
+            }
+        }
+    });
+    Ok(told)
 }

@@ -27,22 +27,16 @@ const TURNS: usize = 401;
 
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 0);
 
-/// The ways to listen, and what they are called.
-const WAYS: [(&str, Option<(WriterSource, Fresh)>); 6] = [
+/// The ways to listen: what they are called, by what the writer is known, and how long what was read of it
+/// serves its next routes, where that is not as usual.
+const WAYS: [(&str, Option<(WriterSource, Option<Duration>)>); 6] = [
     ("nobody listens", None),
-    ("recorded, the writer not read", Some((WriterSource::Port, Fresh::Usual))),
-    ("recorded, the writer read", Some((WriterSource::Records, Fresh::Usual))),
-    ("the same, for each route anew", Some((WriterSource::Records, Fresh::Never))),
-    ("read, refused writes by fexit", Some((WriterSource::Fexit, Fresh::Usual))),
-    ("read, refused writes by kprobe", Some((WriterSource::Kprobe, Fresh::Usual))),
+    ("recorded, the writer not read", Some((WriterSource::Port, None))),
+    ("recorded, the writer read", Some((WriterSource::Records, None))),
+    ("the same, for each route anew", Some((WriterSource::Records, Some(Duration::ZERO)))),
+    ("read, refused writes by fexit", Some((WriterSource::Fexit, None))),
+    ("read, refused writes by kprobe", Some((WriterSource::Kprobe, None))),
 ];
-
-/// How long what was read serves the next routes.
-#[derive(Clone, Copy)]
-enum Fresh {
-    Usual,
-    Never,
-}
 
 /// The way that the others are compared with.
 const BASE: usize = 1;
@@ -117,13 +111,12 @@ fn measure(writer: Writer, name: &str, namespace: &Namespace) -> Result<()> {
 /// Listens in the namespace; or why this kernel does not allow it that way.
 fn listen(
     source: WriterSource,
-    fresh: Fresh,
+    fresh: Option<Duration>,
     namespace: &Namespace,
 ) -> Result<Result<Witness, String>> {
-    let mut options = WriterOptions { source, ..WriterOptions::default() };
-    if matches!(fresh, Fresh::Never) {
-        options.fresh = Duration::ZERO;
-    }
+    let usual = WriterOptions::default();
+    let fresh = fresh.unwrap_or(usual.fresh);
+    let options = WriterOptions { source, fresh, ..usual };
     let (mut witness, _writers) = namespace
         .within(|| Witness::attach(4 << 20, &options))
         .context("nothing is measured without eBPF")?;

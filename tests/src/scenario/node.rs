@@ -12,7 +12,7 @@ mod tcp;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An interface and a route that are certain to be found, to know that all before them was judged.
 const CANARY: &str = "calicanary00000";
-const CANARY_ROUTE: &str = "198.51.100.0/24";
+const CANARY_ROUTE: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 51, 100, 0), 24);
 
 /// A node with an agent, pods, and an API server.
 pub struct Node<'a> {
@@ -113,8 +113,10 @@ impl<'a> Node<'a> {
     fn with(words: Words<'a>, api: impl FnOnce(&Namespace) -> Result<Api>) -> Result<Self> {
         let namespace = Namespace::new()?;
         let far = Namespace::new()?;
-        namespace.ip(&format!("link add {UPLINK} type bridge"))?;
-        namespace.ip(&format!("link set {UPLINK} up"))?;
+        namespace.netlink(|netlink| {
+            netlink.bridge(UPLINK)?;
+            netlink.up(UPLINK)
+        })?;
         let api = api(&namespace)?;
         let scenario = words.scenario;
         let mut node = Self {
@@ -309,12 +311,10 @@ impl<'a> Node<'a> {
         if *node == *words.scenario.node && step.wired && !step.host_network {
             let name = interface(&step.name)?;
             self.link(&name)?;
-            for address in &addresses {
-                let (flag, length) = if address.is_ipv4() { ("-4", 32) } else { ("-6", 128) };
-                self.namespace.ip(&format!(
-                    "{flag} route add {address}/{length} dev {name} scope link proto 3"
-                ))?;
-            }
+            self.namespace.netlink(|netlink| {
+                let host = |to: &IpAddr| (*to, if to.is_ipv4() { 32 } else { 128 });
+                addresses.iter().try_for_each(|to| netlink.route(host(to), &name))
+            })?;
         }
         self.addresses.insert(step.name.clone(), addresses.clone());
         let mut annotations = pod::written_by_cni(&key, &addresses);
@@ -412,20 +412,22 @@ impl<'a> Node<'a> {
         }
         self.peers += 1;
         let peer = format!("pod{}", self.peers);
-        self.namespace
-            .ip(&format!("link add {name} type veth peer name {peer} netns {}", self.far.path()))?;
-        self.far.ip(&format!("link set {peer} up"))?;
-        self.namespace.ip(&format!("link set {name} up"))
+        self.namespace.netlink(|netlink| netlink.veth(name, (&peer, &self.far), None))?;
+        self.far.netlink(|netlink| netlink.up(&peer))?;
+        self.namespace.netlink(|netlink| netlink.up(name))
     }
 
     /// Makes a hijack that is certain to be found, and listens until it is: all that came before it
     /// has been judged then.
     fn sing(&self, agent: &Agent, all: &mut AllSeen) -> Result<()> {
-        self.namespace.ip(&format!("link add {CANARY} type veth peer name canary"))?;
-        self.namespace.ip(&format!("link set {CANARY} up"))?;
-        self.namespace.ip(&format!("route add {CANARY_ROUTE} dev {CANARY}"))?;
+        let (to, length) = CANARY_ROUTE;
+        self.namespace.netlink(|netlink| {
+            netlink.veth(CANARY, ("canary", &self.namespace), None)?;
+            netlink.up(CANARY)?;
+            netlink.route((to.into(), length), CANARY)
+        })?;
         let end = Instant::now() + PATIENCE;
-        let key = format!("{CANARY_ROUTE} dev {CANARY}");
+        let key = format!("{to}/{length} dev {CANARY}");
         while all.remove(&key).is_none() {
             let left = end.saturating_duration_since(Instant::now());
             let heard = agent.next_finding(left)?.context("the agent no longer finds anything")?;

@@ -16,10 +16,11 @@ use crate::setup::kernels::Fetched;
 
 /// What the tests need of the kernel that Debian has as modules. What a kernel has built in, or not at
 /// all, is passed over.
-const MODULES: [&str; 38] = [
+const MODULES: [&str; 39] = [
     "veth",
     "bridge",
     "dummy",
+    "tun",
     "ipip",
     "vxlan",
     "vrf",
@@ -170,7 +171,8 @@ impl Ramdisk {
             } else {
                 read(path)?
             };
-            let name = path.file_stem().unwrap_or_default().display().to_string();
+            let file = path.file_name().unwrap_or_default().display().to_string();
+            let name = file.split('.').next().unwrap_or_default();
             self.files.insert(format!("/modules/{at:03}-{name}").into(), (FILE, bytes.into()));
         }
         Ok(())

@@ -170,7 +170,8 @@ struct HungProgram {
 const ALL: [&str; 6] =
     ["from_pod", "from_pod_bare", "from_uplink", "from_uplink_bare", "outward", "outward_bare"];
 
-/// Has the kernel check all programs.
+/// Has the kernel check all programs: whatever it refuses shows at the start, and nothing of it has to be
+/// waited for when an address begins to be watched.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
     ALL.iter().try_for_each(|name| program(ebpf, name)?.load())
 }

@@ -1,7 +1,7 @@
 //! What the kernel says of its own structures (BTF): where their fields lie, and what its functions
 //! take.
 //!
-//! aya can read the same, but shows neither, and takes thirty times the room. This keeps the file, where
+//! aya can read the same, but shows neither, and takes several times the room. This keeps the file, where
 //! each type begins in it, and the types of some names; all of it is dropped when the programs are loaded.
 //! The format: Documentation/bpf/btf.rst of the kernel.
 
@@ -100,7 +100,9 @@ impl Btf {
             };
             let begins = u32::try_from(at).map_err(|_| BtfError::Form("it is too long"))?;
             read.types.push(begins);
-            if let Ok(which) = wanted.binary_search_by_key(&one.name, |(offset, _)| *offset) {
+            if matches!(one.kind, STRUCT | ENUM | FUNC)
+                && let Ok(which) = wanted.binary_search_by_key(&one.name, |(offset, _)| *offset)
+            {
                 read.named.push((wanted[which].1, begins));
             }
             at += TYPE + more;
@@ -156,7 +158,8 @@ impl Btf {
         (0..prototype.count).map(|n| name(prototype.at + TYPE + 8 * n)).collect()
     }
 
-    /// A description, in the same form, in which there is nothing but this function under its own number.
+    /// A description, in the same form, in which nothing but this function has a name: it has its own number,
+    /// and those before it are of pointers to nothing.
     pub(super) fn only(&self, function: &str) -> Option<Vec<u8>> {
         const HEADER: u32 = 24;
         const MAGIC_AND_VERSION: u32 = 0x0001_0000 | MAGIC as u32;
@@ -165,11 +168,12 @@ impl Btf {
         let name = self.string(function.name)?;
         let length = u32::try_from(number * TYPE).ok()?;
         let strings = u32::try_from(name.len() + 2).ok()?;
-        let filler = [0, PTR << 24, 0];
-        let own = [1, FUNC << 24, 0];
-        let words = [MAGIC_AND_VERSION, HEADER, 0, length, length, strings].into_iter();
-        let words = words.chain(std::iter::repeat_n(filler, number.checked_sub(1)?).flatten());
-        let mut bytes: Vec<u8> = words.chain(own).flat_map(u32::to_ne_bytes).collect();
+        let of_words = |words: &[u32]| -> Vec<u8> {
+            words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+        };
+        let mut bytes = of_words(&[MAGIC_AND_VERSION, HEADER, 0, length, length, strings]);
+        bytes.extend(of_words(&[0, PTR << 24, 0]).repeat(number.checked_sub(1)?));
+        bytes.extend(of_words(&[1, FUNC << 24, 0]));
         bytes.push(0);
         bytes.extend(name.as_bytes());
         bytes.push(0);
@@ -255,16 +259,15 @@ impl Type {
     }
 }
 
-/// Where these names lie among the strings, each of which is there once, in their order.
+/// Where these names lie among the strings, each of which is there once, in the order of the strings.
 fn offsets_of(strings: &[u8], names: &[&'static str]) -> Vec<(u32, &'static str)> {
-    let mut found = Vec::new();
-    let mut offset = 0u32;
-    for string in strings.split(|byte| *byte == 0) {
-        if let Some(name) = names.iter().find(|name| name.as_bytes() == string) {
-            found.push((offset, *name));
-        }
-        offset = offset.saturating_add(u32::try_from(string.len() + 1).unwrap_or(u32::MAX));
-    }
+    let offset = |name: &'static str| {
+        let whole = [&[0], name.as_bytes(), &[0]].concat();
+        let before = memchr::memmem::find(strings, &whole)?;
+        Some((u32::try_from(before + 1).ok()?, name))
+    };
+    let mut found: Vec<_> = names.iter().filter_map(|name| offset(name)).collect();
+    found.sort_unstable();
     found
 }
 
@@ -378,7 +381,7 @@ mod tests {
             bytes.truncate(length);
             if let Ok(btf) = Btf::parse(bytes, &NAMES) {
                 let _ = (btf.offset("outer.in.b"), btf.value("which", "ONE"));
-                let _ = btf.parameters("call");
+                let _ = (btf.parameters("call"), btf.only("call"));
             }
         }
     }

@@ -149,8 +149,8 @@ impl Tracer<'_> {
 
     fn by_trampoline(&mut self, function: &Function) -> Result<(), TraceError> {
         self.check(function, function.by_trampoline)?;
-        // aya looks up the function's number in types, and nothing else: of all the kernel's, which are
-        // some 30 MiB to it, it gets this one.
+        // aya looks up the function's number in types, and nothing else: in place of all the kernel's, which
+        // are some 30 MiB to it, it gets this one where it belongs.
         let only = self.btf.and_then(|btf| btf.only(function.name)).ok_or(TraceError::Unknown)?;
         let types = &Types::parse(&only, Endianness::default())
             .map_err(|error| TraceError::Types(one_line(&error)))?;

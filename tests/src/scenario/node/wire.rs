@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -19,12 +19,12 @@ use nix::sys::socket::{
 
 use super::frames::{self, FrameSender};
 use super::tcp;
-use crate::netns::Namespace;
+use crate::netns::{LinkAddress, Namespace};
 use crate::scenario::UPLINK;
 use crate::scenario::packets::{Carries, Message, OUTSIDE};
 
 /// The link address of both ends of a pod's veth; Calico gives it to the node's end.
-const LINK_ADDRESS: &str = "ee:ee:ee:ee:ee:ee";
+const LINK_ADDRESS: LinkAddress = [0xee; 6];
 
 /// The same of the uplink, and the next hop by which the host outside finds the node.
 const UPLINK_ADDRESS: &str = "02:00:00:00:00:01";
@@ -100,16 +100,13 @@ impl Wire {
     /// Makes a pod's interface, with the pod behind it.
     pub(super) fn link(&mut self, node: &Namespace, name: &str) -> Result<()> {
         let pod = Namespace::new()?;
-        node.ip(&format!(
-            "link add {name} address {LINK_ADDRESS} type veth peer name eth0 address \
-             {LINK_ADDRESS} netns {}",
-            pod.path()
-        ))?;
-        pod.ip("link set eth0 arp off up")?;
-        node.ip(&format!("link set {name} arp off up"))?;
-        for (family, _) in NEXT_HOPS {
-            pod.ip(&format!("{family} route add default dev eth0"))?;
-        }
+        node.netlink(|netlink| netlink.veth(name, ("eth0", &pod), Some(LINK_ADDRESS)))?;
+        pod.netlink(|netlink| netlink.up_without_arp("eth0"))?;
+        node.netlink(|netlink| netlink.up_without_arp(name))?;
+        pod.netlink(|netlink| {
+            netlink.route((Ipv4Addr::UNSPECIFIED.into(), 0), "eth0")?;
+            netlink.route((Ipv6Addr::UNSPECIFIED.into(), 0), "eth0")
+        })?;
         self.pods.insert(name.to_owned(), pod);
         Ok(())
     }
