@@ -218,49 +218,53 @@ unsafe fn ipv6_at<const WITH_PORTS: bool>(place: usize, offset: usize) -> Packet
 }
 
 /// Whether a packet is plainly from this slot's usual source, and no message of ICMPv6: of most packets no
-/// more need be read. Of one with a tag among its bytes it is not plain.
+/// more need be read. Of one with a tag among its bytes it is not plain, nor of one that is shorter than an
+/// IPv6 header with what is before it: one comparison serves both families.
 #[inline(always)]
 pub(crate) fn is_plainly_of<const ETHER: bool>(context: &TcContext, slot: &Slot) -> bool {
     if ETHER {
-        let Some(place) = place(context, 0, ETHERNET + IPV4) else { return false };
-        // SAFETY: the place has these bytes.
-        match unsafe { half::<{ ETHERNET - 2 }>(place) } {
-            // SAFETY: as above.
-            ETH_P_IP => unsafe { is_from::<{ ETHERNET + 12 }>(place, slot) },
-            ETH_P_IPV6 => is_plain_ipv6::<ETHERNET>(context, &slot.ipv6),
-            _ => false,
+        let Some(place) = place(context, 0, ETHERNET + IPV6) else { return false };
+        // SAFETY: the place has the bytes of all three headers.
+        unsafe {
+            match half::<{ ETHERNET - 2 }>(place) {
+                ETH_P_IP => is_from_ipv4::<ETHERNET>(place, slot),
+                ETH_P_IPV6 => is_plain_from_ipv6::<ETHERNET>(place, slot),
+                _ => false,
+            }
         }
     } else {
-        match protocol(context) {
-            // SAFETY: the place has these bytes.
-            ETH_P_IP => {
-                place(context, 0, IPV4).is_some_and(|place| unsafe { is_from::<12>(place, slot) })
+        let Some(place) = place(context, 0, IPV6) else { return false };
+        // SAFETY: the place has the bytes of either header.
+        unsafe {
+            match protocol(context) {
+                ETH_P_IP => is_from_ipv4::<0>(place, slot),
+                ETH_P_IPV6 => is_plain_from_ipv6::<0>(place, slot),
+                _ => false,
             }
-            ETH_P_IPV6 => is_plain_ipv6::<0>(context, &slot.ipv6),
-            _ => false,
         }
     }
 }
 
 /// # Safety
-/// There must be an address at this offset.
+/// There must be a header at this offset.
 #[inline(always)]
-unsafe fn is_from<const OFFSET: usize>(place: usize, slot: &Slot) -> bool {
+unsafe fn is_from_ipv4<const HEADER: usize>(place: usize, slot: &Slot) -> bool {
     // As whole registers: a number of 32 bits is cut off once more before it is compared.
     // SAFETY: the caller's.
-    unsafe { word_alone::<OFFSET>(place) == u64::from(slot.ipv4) }
+    unsafe { word_alone::<12>(place + HEADER) == u64::from(slot.ipv4) }
 }
 
+/// # Safety
+/// There must be a header at this offset.
 #[inline(always)]
-fn is_plain_ipv6<const OFFSET: usize>(context: &TcContext, source: &Words) -> bool {
-    let Some(place) = place(context, OFFSET, IPV6) else { return false };
-    let source = source.as_ptr().expose_provenance();
-    // SAFETY: the places have these bytes.
+unsafe fn is_plain_from_ipv6<const HEADER: usize>(place: usize, slot: &Slot) -> bool {
+    let (header, source) = (place + HEADER, core::ptr::from_ref(slot).expose_provenance());
+    // SAFETY: the caller's; and the slot has an address at this offset.
     unsafe {
-        // What tells pods apart is in the second half.
-        double::<16>(place) == double::<8>(source)
-            && double::<8>(place) == double::<0>(source)
-            && matches!(byte::<6>(place), IPPROTO_TCP | IPPROTO_UDP)
+        matches!(byte::<6>(header), IPPROTO_TCP | IPPROTO_UDP)
+            // What tells pods apart is in the second half.
+            && double::<16>(header) == double::<16>(source)
+            && double::<8>(header) == double::<8>(source)
     }
 }
 
