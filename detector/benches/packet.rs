@@ -166,7 +166,9 @@ fn family(family: &str, packet: &[u8], destination: IpAddr, other: impl Fn(u32) 
     let mut all: Vec<Bench> = [floors].into_iter().chain(cases.map(loaded)).collect();
     // Round by round, so that what disturbs for a while disturbs all alike.
     for _ in 0..ROUNDS {
-        all.iter_mut().for_each(|bench| bench.run(packet));
+        for bench in &mut all {
+            bench.run(packet);
+        }
     }
     let empty = all[0].least[0].1;
     println!("\n{family:<44} {:>8} {:>12}", "whole", "over empty");

@@ -255,7 +255,9 @@ fn packets_for_others_are_not_counted() {
 #[test]
 fn what_a_pod_may_not_send_is_told() {
     // Where no address is watched, the usual packet is told by less.
-    [true, false].into_iter().for_each(may_not_send);
+    for watching in [true, false] {
+        may_not_send(watching);
+    }
 }
 
 fn may_not_send(watching: bool) {
@@ -374,7 +376,9 @@ fn what_is_cut_later_counts_as_what_it_will_be() {
 
 #[test]
 fn no_header_before_an_advertisement_hides_it() {
-    [true, false].into_iter().for_each(hides_nothing);
+    for watching in [true, false] {
+        hides_nothing(watching);
+    }
 }
 
 fn hides_nothing(watching: bool) {

@@ -27,7 +27,7 @@ pub(super) fn load_with(
     // A loader has nothing that could be left half done.
     let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
     tell(&mut loader, true);
-    let loaded = loader.load(object);
+    let programs = loader.load(object);
     tell(&mut loader, false);
-    loaded
+    programs
 }

@@ -29,13 +29,13 @@ const FIRST: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 0);
 
 /// The ways to listen: what they are called, by what the writer is known, and how long what was read of it
 /// serves its next routes, where that is not as usual.
-const WAYS: [(&str, Option<(WriterSource, Option<Duration>)>); 6] = [
-    ("nobody listens", None),
-    ("recorded, the writer not read", Some((WriterSource::Port, None))),
-    ("recorded, the writer read", Some((WriterSource::Records, None))),
-    ("the same, for each route anew", Some((WriterSource::Records, Some(Duration::ZERO)))),
-    ("read, refused writes by fexit", Some((WriterSource::Fexit, None))),
-    ("read, refused writes by kprobe", Some((WriterSource::Kprobe, None))),
+const WAYS: [(&str, Option<WriterSource>, Option<Duration>); 6] = [
+    ("nobody listens", None, None),
+    ("recorded, the writer not read", Some(WriterSource::Port), None),
+    ("recorded, the writer read", Some(WriterSource::Records), None),
+    ("the same, for each route anew", Some(WriterSource::Records), Some(Duration::ZERO)),
+    ("read, refused writes by fexit", Some(WriterSource::Fexit), None),
+    ("read, refused writes by kprobe", Some(WriterSource::Kprobe), None),
 ];
 
 /// The way that the others are compared with.
@@ -79,7 +79,8 @@ fn measure(writer: Writer, name: &str, namespace: &Namespace) -> Result<()> {
                 continue;
             }
             let mut witness = None;
-            if let Some((source, fresh)) = WAYS[at].1 {
+            let (_, source, fresh) = WAYS[at];
+            if let Some(source) = source {
                 match listen(source, fresh, namespace)? {
                     Ok(opened) => witness = Some(opened),
                     Err(why) => {
@@ -94,7 +95,7 @@ fn measure(writer: Writer, name: &str, namespace: &Namespace) -> Result<()> {
     }
     println!("{name}:");
     println!("{:<38} {:>12} {:>8}   95 % sure", "", "ns a change", "ratio");
-    for (at, (way, _)) in WAYS.iter().enumerate() {
+    for (at, (way, ..)) in WAYS.iter().enumerate() {
         if let Some(why) = &missing[at] {
             println!("{way:<38} not here: {why}");
             continue;

@@ -14,8 +14,8 @@ use crate::build;
 use crate::setup::kernels::Fetched;
 
 /// How long a machine may take in all, and how long it may say nothing.
-const PATIENCE: Duration = Duration::from_mins(60);
-const SILENCE: Duration = Duration::from_mins(4);
+const PATIENCE: Duration = Duration::from_hours(1);
+const SILENCE: Duration = Duration::from_mins(8);
 
 /// What a machine's exit code is where all was well: of the number 1 that the guest writes to
 /// `isa-debug-exit`, qemu makes 3. A machine that is powered off otherwise ends with 0.
