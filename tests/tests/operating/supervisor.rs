@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use detector_tests::netns::Namespace;
 use detector_tests::real::found_or_skip;
 use detector_tests::real::http::{Request, over_tcp, over_unix};
+use nix::libc;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -147,6 +148,22 @@ fn the_unit_is_active_when_routes_are_watched_whatever_the_api_server_does() {
     assert!(between.iter().all(|words| !words.contains("READY")), "{between:#?}");
 }
 
+/// Holds a thread that is traced, as soon as it waits: amid something else it might have a lock of the
+/// allocator, and with it all others.
+fn hold_while_it_waits(thread: Pid) {
+    let end = Instant::now() + Duration::from_secs(20);
+    let waits = [libc::SYS_futex, libc::SYS_epoll_wait].map(|number| format!("{number} "));
+    loop {
+        let call = std::fs::read_to_string(format!("/proc/{thread}/syscall")).unwrap();
+        if waits.iter().any(|wait| call.starts_with(wait)) {
+            break;
+        }
+        assert!(Instant::now() < end, "it never waits: {call}");
+    }
+    ptrace::interrupt(thread).unwrap();
+    waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+}
+
 #[test]
 fn only_the_loop_gives_signs_of_life() {
     if !found_or_skip("a watchdog for the agent's loop", &["ip"]) {
@@ -161,8 +178,7 @@ fn only_the_loop_gives_signs_of_life() {
 
     // The loop's thread is held, and no other: the process is not stopped.
     ptrace::seize(manager.pid(), ptrace::Options::empty()).unwrap();
-    ptrace::interrupt(manager.pid()).unwrap();
-    waitpid(manager.pid(), Some(WaitPidFlag::__WALL)).unwrap();
+    hold_while_it_waits(manager.pid());
     let pending = std::iter::from_fn(|| manager.told(Duration::from_millis(1))).count();
     assert!(pending <= 2, "{pending} words were on their way");
     assert_eq!(manager.told(4 * ALLOWED), None, "somebody else speaks for the loop");
