@@ -4,7 +4,6 @@ mod kinds;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use self::kinds::{
     Batch, CONTAINER, Hierarchy, KINDS, Kind, PATIENCE, POD, Writer, netlink, prefix, refuse,
     stay_on_one_processor, write,
 };
-use crate::namespace::{in_namespace, ip};
+use crate::namespace::{in_namespace, in_own_machine, ip};
 
 const EXISTS: u32 = 17;
 
@@ -169,7 +168,7 @@ fn a_hook_that_is_refused_degrades_what_it_is_for() {
             for (family, refused) in sight.refusals.iter().zip([ipv4, ipv6]) {
                 match family {
                     Err(why) if refused => assert!(is_drill(why), "{why}"),
-                    Err(why) => assert!(!is_drill(why) && !must_trace(), "{why}"),
+                    Err(why) => assert!(!is_drill(why) && !in_own_machine(), "{why}"),
                     Ok(_) => assert!(!refused, "{sight:?}"),
                 }
             }
@@ -273,11 +272,6 @@ fn check(way: Way, kind: Kind, writer: &Writer, found: Option<&Process>, before:
 
 // === the source ===
 
-/// Whether it is a failure that functions cannot be traced: in our own machines they can.
-fn must_trace() -> bool {
-    Path::new("/programs/detector").exists()
-}
-
 fn options(source: WriterSource, refused: &[Hook]) -> KernelOptions {
     let refused = Refused::new(refused.to_vec());
     let writers = WriterOptions { source, refused, ..WriterOptions::default() };
@@ -296,7 +290,7 @@ fn open(
     let why = sight.refusals.iter().find_map(|family| family.clone().err());
     // Where tasks are not read, nothing is read of routes either.
     if let Some(why) = why.filter(|why| traced && why.contains("cannot be traced")) {
-        assert!(!must_trace(), "{why}");
+        assert!(!in_own_machine(), "{why}");
         eprintln!("SKIPPED: {why}");
         return None;
     }

@@ -14,8 +14,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::unistd::Pid;
 
-use super::must_trace;
-use crate::namespace::index;
+use crate::namespace::{in_own_machine, index};
 
 pub(super) const CONTAINER: &str =
     "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -212,7 +211,7 @@ impl Hierarchy {
         let (kind, options) = if old { ("cgroup", Some("pids")) } else { ("cgroup2", None) };
         if let Err(error) = mount(Some(kind), &root, Some(kind), MsFlags::empty(), options) {
             eprintln!("SKIPPED: a writer in a container by {kind}: {error}");
-            assert!(!must_trace(), "{kind} can be mounted in our own machines");
+            assert!(!in_own_machine(), "{kind} can be mounted in our own machines");
             return None;
         }
         let parent = root.join(format!("detector-{}", std::process::id()));
@@ -249,7 +248,7 @@ impl Drop for Hierarchy {
 pub(super) fn bird(prefix: &str) -> Option<Writer> {
     if Command::new("bird").arg("--version").output().is_err() {
         eprintln!("SKIPPED: a route by BIRD: it is not here (bird2)");
-        assert!(!must_trace(), "our own machines have it");
+        assert!(!in_own_machine(), "our own machines have it");
         return None;
     }
     let folder = tempfile::tempdir().unwrap();
