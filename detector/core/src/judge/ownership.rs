@@ -136,7 +136,7 @@ impl<'a> Judge<'a> {
             allocation.is_some_and(|allocation| claims || names(allocation, is_self))
         };
         let record = self.record_if(address, since, REVIEW, REUSE, reusable);
-        if self.is_too_late(address, &record) {
+        if self.is_too_late(address, &record, ROUND_TRIP) {
             return Ownership::Unowned { claimed: true, unrecorded: false };
         }
         if let Record::Taken { allocation, known, again } = record {
@@ -384,15 +384,20 @@ impl<'a> Judge<'a> {
         (victim, Evidence { at: known.asked, witness: Witness::Ipam, text })
     }
 
-    /// Whether the record was first seen to say what it says when the route was gone: the address may
-    /// have changed hands since.
-    pub(super) fn is_too_late(&self, address: IpAddr, record: &Record<'_>) -> bool {
+    /// Whether the record was first seen to say what it says when the route had been gone for more than this:
+    /// the address may have changed hands since.
+    pub(super) fn is_too_late(
+        &self,
+        address: IpAddr,
+        record: &Record<'_>,
+        allowed: Duration,
+    ) -> bool {
         let (Record::Taken { known, .. } | Record::Free { known, .. }) = record else {
             return false;
         };
         let answers = &self.facts.answers;
         let first = answers.recorded_since(known.block, address, known.asked, BootTime::ZERO);
-        self.over.is_some_and(|ended| first > ended.after(ROUND_TRIP))
+        self.over.is_some_and(|ended| first > ended.after(allowed))
     }
 
     fn is_late(&self, asked: BootTime) -> bool {

@@ -1,6 +1,7 @@
 //! A route that leads to a pod's interface, or to one that could be a pod's.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::ownership::{Ownership, Presence, Record, names};
 use super::words::victim_of;
@@ -99,7 +100,9 @@ impl Judge<'_> {
         // The allocation is older than the route, so a reading that is older than the route but
         // names the pod serves.
         let record = self.record(address, leg.since, RARELY, &is_self);
-        if self.is_too_late(address, &record) {
+        // A full block gives an address to the next pod at once. While a pod's own route stood there was time
+        // for a reading: kubelet shows the pod's address long after its route was made.
+        if self.is_too_late(address, &record, Duration::ZERO) {
             return Verdict::Irrelevant;
         }
         let (unrecorded, again) = match record {
@@ -429,7 +432,7 @@ impl Judge<'_> {
 
     /// How long an address that nobody is known to own is waited for. One that is set aside for
     /// floating IPs hurts nobody else, and of its pod, or its annotation, we may just not have heard.
-    pub(super) fn patience(&self, address: IpAddr) -> std::time::Duration {
+    pub(super) fn patience(&self, address: IpAddr) -> Duration {
         let newborn = self.facts.settings.newborn;
         if self.facts.allow.names(address) { newborn.max(REVIEW) } else { newborn }
     }
@@ -440,7 +443,7 @@ impl Judge<'_> {
         &mut self,
         leg: Leg<'_>,
         address: IpAddr,
-        patience: std::time::Duration,
+        patience: Duration,
     ) -> Option<Verdict> {
         if let Some(wait) = self.wait(leg, patience) {
             return Some(wait);
@@ -463,7 +466,7 @@ impl Judge<'_> {
     }
 
     /// A doubt until the route has stood for `patience`; `None` once it has.
-    pub(super) fn wait(&self, leg: Leg<'_>, patience: std::time::Duration) -> Option<Verdict> {
+    pub(super) fn wait(&self, leg: Leg<'_>, patience: Duration) -> Option<Verdict> {
         let until = leg.since.after(patience);
         (self.now < until).then_some(Verdict::Doubt(Doubt { until: Some(until) }))
     }
