@@ -212,6 +212,12 @@ impl Scenario {
         let mut steps = self.given.iter().chain(&self.steps);
         steps.any(|step| matches!(step, Step::Send(_) | Step::Pretend(_)))
     }
+
+    /// Whether what is expected depends on packets, be it that there are none.
+    pub fn counts_packets(&self) -> bool {
+        self.has_packets()
+            || self.expect.iter().any(|one| one.traffic.is_some() || one.prevented.is_some())
+    }
 }
 
 /// Reads scenario files.

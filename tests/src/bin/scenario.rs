@@ -203,7 +203,7 @@ fn run_in_cluster(case: &Case<'_>, cluster: Result<&Arc<Cluster>, &Missing>) -> 
     }
     let words = Words { scenario: &case.named.scenario, family: case.family };
     match cluster {
-        Ok(cluster) => compare(words, node::run_in_cluster(words, "ebpf", Arc::clone(cluster))),
+        Ok(cluster) => compare(words, node::run_in_cluster(words, Arc::clone(cluster))),
         Err(Missing::Skipped(why)) => Outcome::Skipped(why.clone()),
         Err(Missing::Failed(why)) => Outcome::Failed(why.clone()),
     }
@@ -211,18 +211,17 @@ fn run_in_cluster(case: &Case<'_>, cluster: Result<&Arc<Cluster>, &Missing>) -> 
 
 fn run(case: &Case<'_>) -> Outcome {
     let words = Words { scenario: &case.named.scenario, family: case.family };
-    let source = match case.rung {
-        Rung::Engine => return compare(words, engine::run(words, StartOrder::KernelFirst)),
-        Rung::Netlink => "netlink",
-        Rung::Ebpf | Rung::Cluster => "ebpf",
-    };
+    if case.rung == Rung::Engine {
+        return compare(words, engine::run(words, StartOrder::KernelFirst));
+    }
     if let Some(why) = &case.named.scenario.engine_only {
         return Outcome::Skipped(why.clone());
     }
     if !nix::unistd::geteuid().is_root() {
         return Outcome::Skipped(NEEDS_ROOT.to_owned());
     }
-    compare(words, node::run(words, source))
+    let by_netlink = case.rung == Rung::Netlink;
+    compare(words, if by_netlink { node::run_by_netlink(words) } else { node::run(words) })
 }
 
 fn compare(words: Words<'_>, shown: Result<Shown>) -> Outcome {

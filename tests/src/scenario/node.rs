@@ -58,17 +58,27 @@ pub struct Node<'a> {
 }
 
 /// Runs a scenario; gives what was found.
-pub fn run(words: Words<'_>, route_source: &str) -> Result<Shown> {
-    play(Node::new(words)?, words, |node| node.start_agent(words, route_source))
+pub fn run(words: Words<'_>) -> Result<Shown> {
+    play(Node::new(words)?, words, |node| node.start_agent(words, "ebpf"))
+}
+
+/// Runs a scenario on a node that takes no eBPF program but those that the scenario is about: those on
+/// interfaces where packets count.
+pub fn run_by_netlink(words: Words<'_>) -> Result<Shown> {
+    let mut flags = vec!["--writers", "port"];
+    if !words.scenario.counts_packets() {
+        flags.extend(["--packets", "off", "--refuse", "connections"]);
+    }
+    play(Node::new(words)?, words, |node| {
+        let mut agent = node.launch_agent(words, "netlink", &json!({}), &flags)?;
+        agent.wait_until_ready()?;
+        Ok(agent)
+    })
 }
 
 /// The same with a real API server, driven by kubectl.
-pub fn run_in_cluster(
-    words: Words<'_>,
-    route_source: &str,
-    cluster: Arc<Cluster>,
-) -> Result<Shown> {
-    run_launched(words, cluster, |node| node.start_agent(words, route_source))
+pub fn run_in_cluster(words: Words<'_>, cluster: Arc<Cluster>) -> Result<Shown> {
+    run_launched(words, cluster, |node| node.start_agent(words, "ebpf"))
 }
 
 /// The same with an agent that is started, and ready, as the caller likes it.
