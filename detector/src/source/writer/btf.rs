@@ -158,25 +158,35 @@ impl Btf {
         (0..prototype.count).map(|n| name(prototype.at + TYPE + 8 * n)).collect()
     }
 
-    /// A description, in the same form, in which nothing but this function has a name: it has its own number,
-    /// and those before it are of pointers to nothing.
-    pub(super) fn only(&self, function: &str) -> Option<Vec<u8>> {
+    /// A description, in the same form, in which nothing but these functions has a name: each that there is
+    /// has its own number, and all others are of pointers to nothing.
+    pub(super) fn only(&self, functions: &[&str]) -> Option<Vec<u8>> {
         const HEADER: u32 = 24;
         const MAGIC_AND_VERSION: u32 = 0x0001_0000 | MAGIC as u32;
-        let function = self.named(function, FUNC).next()?;
-        let number = self.types.binary_search(&u32::try_from(function.at).ok()?).ok()?;
-        let name = self.string(function.name)?;
-        let length = u32::try_from(number * TYPE).ok()?;
-        let strings = u32::try_from(name.len() + 2).ok()?;
         let of_words = |words: &[u32]| -> Vec<u8> {
             words.iter().flat_map(|word| word.to_ne_bytes()).collect()
         };
-        let mut bytes = of_words(&[MAGIC_AND_VERSION, HEADER, 0, length, length, strings]);
-        bytes.extend(of_words(&[0, PTR << 24, 0]).repeat(number.checked_sub(1)?));
-        bytes.extend(of_words(&[1, FUNC << 24, 0]));
-        bytes.push(0);
-        bytes.extend(name.as_bytes());
-        bytes.push(0);
+        let place = |name| {
+            let function = self.named(name, FUNC).next()?;
+            let number = self.types.binary_search(&u32::try_from(function.at).ok()?).ok()?;
+            // The first number is of nothing, and not written down.
+            Some((number.checked_sub(1)? * TYPE, self.string(function.name)?))
+        };
+        let places: Vec<_> = functions.iter().filter_map(|name| place(*name)).collect();
+        let last = places.iter().map(|(at, _)| *at).max()?;
+        let mut types = of_words(&[0, PTR << 24, 0]).repeat(last / TYPE + 1);
+        let mut strings = vec![0];
+        for (at, name) in places {
+            let function = of_words(&[u32::try_from(strings.len()).ok()?, FUNC << 24, 0]);
+            types[at..at + TYPE].copy_from_slice(&function);
+            strings.extend(name.as_bytes());
+            strings.push(0);
+        }
+        let length = u32::try_from(types.len()).ok()?;
+        let end = u32::try_from(strings.len()).ok()?;
+        let mut bytes = of_words(&[MAGIC_AND_VERSION, HEADER, 0, length, length, end]);
+        bytes.extend(types);
+        bytes.extend(strings);
         Some(bytes)
     }
 
@@ -285,12 +295,13 @@ mod tests {
 
     use super::*;
 
-    const NAMES: [&str; 4] = ["inner", "outer", "which", "call"];
+    const NAMES: [&str; 5] = ["inner", "outer", "which", "call", "back"];
 
     /// `struct inner { int a; int b; }; struct outer { int x; union { long y; struct inner in[2]; }; };
-    /// enum which { NONE, ONE = 7 }; int call(const struct outer *, int);`
+    /// enum which { NONE, ONE = 7 }; int call(const struct outer *, int);
+    /// int back(const struct outer *, int);`
     fn example() -> Vec<u8> {
-        let strings = b"\0int\0inner\0a\0b\0outer\0x\0y\0in\0which\0NONE\0ONE\0call\0long\0";
+        let strings = b"\0int\0inner\0a\0b\0outer\0x\0y\0in\0which\0NONE\0ONE\0call\0long\0back\0";
         let name = |text: &str| {
             let wanted = format!("\0{text}\0");
             let at = strings.windows(wanted.len()).position(|part| part == wanted.as_bytes());
@@ -309,6 +320,8 @@ mod tests {
             &[name("long"), of(1, 0), 8, 64],
             &[0, of(FUNC_PROTO, 2), 1, 0, 8, 0, 1],
             &[name("call"), of(FUNC, 1), 10],
+            &[0, of(PTR, 0), 1],
+            &[name("back"), of(FUNC, 1), 10],
         ]
         .concat();
         let length = u32::try_from(4 * words.len()).unwrap();
@@ -342,21 +355,21 @@ mod tests {
     }
 
     #[test]
-    fn a_function_by_itself_keeps_its_number() {
+    fn functions_by_themselves_keep_their_numbers() {
         let number = |btf: &Btf, name| {
             let of = btf.named(name, FUNC).next()?;
             btf.types.iter().position(|at| *at as usize == of.at)
         };
         let btf = Btf::parse(example(), &NAMES).unwrap();
-        let bytes = btf.only("call").unwrap();
+        let bytes = btf.only(&["nothing", "back", "call", "inner"]).unwrap();
         aya::Btf::parse(&bytes, aya::Endianness::default()).unwrap();
         let only = Btf::parse(bytes, &NAMES).unwrap();
-        assert_eq!(number(&only, "call"), Some(11));
-        assert_eq!(number(&btf, "call"), Some(11));
+        for (name, own) in [("call", Some(11)), ("back", Some(13))] {
+            assert_eq!((number(&only, name), number(&btf, name)), (own, own));
+        }
         assert_eq!(only.parameters("call"), None);
         assert_eq!(only.named("which", ENUM).count(), 0);
-        assert_eq!(btf.only("inner"), None);
-        assert_eq!(btf.only("nothing"), None);
+        assert_eq!(btf.only(&["inner", "nothing"]), None);
     }
 
     #[test]
@@ -381,7 +394,7 @@ mod tests {
             bytes.truncate(length);
             if let Ok(btf) = Btf::parse(bytes, &NAMES) {
                 let _ = (btf.offset("outer.in.b"), btf.value("which", "ONE"));
-                let _ = (btf.parameters("call"), btf.only("call"));
+                let _ = (btf.parameters("call"), btf.only(&["call"]));
             }
         }
     }

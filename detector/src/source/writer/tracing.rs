@@ -96,10 +96,19 @@ pub(in crate::source) struct Tracing {
     pub(in crate::source) families: [Result<Means, String>; 2],
 }
 
+/// What aya looks up numbers of functions in, and nothing else: in place of all the kernel's types, which are
+/// some 30 MiB to it, it gets the functions where they belong. `None` where the kernel names none of them.
+fn types(btf: &Btf) -> Option<Result<Types, String>> {
+    let only = btf.only(&FUNCTIONS.each_ref().map(|function| function.name))?;
+    Some(Types::parse(&only, Endianness::default()).map_err(|error| one_line(&error)))
+}
+
 /// What has been tried so far.
 struct Tracer<'a> {
     ebpf: &'a mut Ebpf,
     btf: Option<&'a Btf>,
+    /// What aya is to know of it.
+    types: Option<Result<&'a Types, &'a String>>,
     /// Whether the programs read the task themselves, so that nobody has to note who enters.
     reads_tasks: bool,
     refused: &'a Refused,
@@ -121,7 +130,9 @@ impl Tracing {
             let why = || Err(format!("not wanted (--writers {})", choice.as_str()));
             return Self { _links: Vec::new(), families: [why(), why()] };
         }
-        let mut tracer = Tracer { ebpf, btf, reads_tasks, refused, links: Vec::new() };
+        let types = if choice == WriterSource::Kprobe { None } else { btf.and_then(types) };
+        let types = types.as_ref().map(Result::as_ref);
+        let mut tracer = Tracer { ebpf, btf, types, reads_tasks, refused, links: Vec::new() };
         let families = FUNCTIONS.each_ref().map(|function| tracer.trace(function, choice));
         Self { _links: tracer.links, families }
     }
@@ -149,11 +160,11 @@ impl Tracer<'_> {
 
     fn by_trampoline(&mut self, function: &Function) -> Result<(), TraceError> {
         self.check(function, function.by_trampoline)?;
-        // aya looks up the function's number in types, and nothing else: in place of all the kernel's, which
-        // are some 30 MiB to it, it gets this one where it belongs.
-        let only = self.btf.and_then(|btf| btf.only(function.name)).ok_or(TraceError::Unknown)?;
-        let types = &Types::parse(&only, Endianness::default())
-            .map_err(|error| TraceError::Types(one_line(&error)))?;
+        let types = match self.types {
+            Some(Ok(types)) => types,
+            Some(Err(why)) => return Err(TraceError::Types(why.clone())),
+            None => return Err(TraceError::Unknown),
+        };
         let leave: &mut FExit = program(self.ebpf, function.leave)?.try_into()?;
         leave.load(function.name, types)?;
         let left = leave.attach()?;
