@@ -82,6 +82,9 @@ struct Arguments {
     /// Run them on the real kernel only.
     #[arg(long)]
     kernel: bool,
+    /// On the real kernel, load no programs on interfaces where no packets count.
+    #[arg(long)]
+    lean: bool,
     /// Run only those whose names have this in them.
     #[arg(long, value_name = "PART")]
     only: Vec<String>,
@@ -143,7 +146,7 @@ fn main() -> Result<ExitCode> {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     match cases.get(at) {
                         Some(case) if in_cluster(case) => {}
-                        Some(case) => note(at, run(case)),
+                        Some(case) => note(at, run(case, arguments.lean)),
                         None => return,
                     }
                 }
@@ -209,7 +212,7 @@ fn run_in_cluster(case: &Case<'_>, cluster: Result<&Arc<Cluster>, &Missing>) -> 
     }
 }
 
-fn run(case: &Case<'_>) -> Outcome {
+fn run(case: &Case<'_>, lean: bool) -> Outcome {
     let words = Words { scenario: &case.named.scenario, family: case.family };
     if case.rung == Rung::Engine {
         return compare(words, engine::run(words, StartOrder::KernelFirst));
@@ -220,8 +223,11 @@ fn run(case: &Case<'_>) -> Outcome {
     if !nix::unistd::geteuid().is_root() {
         return Outcome::Skipped(NEEDS_ROOT.to_owned());
     }
-    let by_netlink = case.rung == Rung::Netlink;
-    compare(words, if by_netlink { node::run_by_netlink(words) } else { node::run(words) })
+    let shown = match case.rung {
+        Rung::Netlink => node::run_by_netlink(words),
+        _ => node::run(words, lean),
+    };
+    compare(words, shown)
 }
 
 fn compare(words: Words<'_>, shown: Result<Shown>) -> Outcome {

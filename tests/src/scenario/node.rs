@@ -57,9 +57,11 @@ pub struct Node<'a> {
     sent: Sent,
 }
 
-/// Runs a scenario; gives what was found.
-pub fn run(words: Words<'_>) -> Result<Shown> {
-    play(Node::new(words)?, words, |node| node.start_agent(words, "ebpf"))
+/// Runs a scenario; gives what was found. Where it is `lean`, there are no programs on interfaces unless
+/// packets count: to load them takes most of an agent's start.
+pub fn run(words: Words<'_>, lean: bool) -> Result<Shown> {
+    let without = lean && !words.scenario.counts_packets();
+    run_with(words, "ebpf", if without { &["--packets", "off"] } else { &[] })
 }
 
 /// Runs a scenario on a node that takes no eBPF program but those that the scenario is about: those on
@@ -69,8 +71,12 @@ pub fn run_by_netlink(words: Words<'_>) -> Result<Shown> {
     if !words.scenario.counts_packets() {
         flags.extend(["--packets", "off", "--refuse", "connections"]);
     }
+    run_with(words, "netlink", &flags)
+}
+
+fn run_with(words: Words<'_>, route_source: &str, flags: &[&str]) -> Result<Shown> {
     play(Node::new(words)?, words, |node| {
-        let mut agent = node.launch_agent(words, "netlink", &json!({}), &flags)?;
+        let mut agent = node.launch_agent(words, route_source, &json!({}), flags)?;
         agent.wait_until_ready()?;
         Ok(agent)
     })
@@ -99,8 +105,13 @@ fn play<'a>(
         node.step(words, step).with_context(|| format!("given: {step:?}"))?;
     }
     let agent = launch(&node)?;
-    for step in &words.scenario.steps {
-        node.step(words, step).with_context(|| format!("step {step:?}"))?;
+    let both = |one: &Step, next: &Step| matches!((one, next), (Step::Ip(_), Step::Ip(_)));
+    for steps in words.scenario.steps.chunk_by(both) {
+        match steps {
+            [step] => node.step(words, step),
+            many => node.ip_at_once(words, many),
+        }
+        .with_context(|| format!("step {:?}", steps[0]))?;
     }
     let mut all = AllSeen::new();
     wait_for_expected(words, &agent, &mut all)?;
@@ -308,6 +319,16 @@ impl<'a> Node<'a> {
             Step::Untranslate(step) => translation(words, step)?.unmake(&self.namespace),
             Step::Say(_) => Ok(()),
         }
+    }
+
+    /// Makes changes that follow one another at once by one process.
+    fn ip_at_once(&self, words: Words<'_>, steps: &[Step]) -> Result<()> {
+        let mut commands = Vec::new();
+        for step in steps {
+            let Step::Ip(arguments) = step else { bail!("{step:?} is no `ip`") };
+            commands.push(words.expand(arguments)?);
+        }
+        self.namespace.ip_batch(words.family == super::Family::Ipv6, &commands)
     }
 
     fn pod(&mut self, words: Words<'_>, step: &PodStep) -> Result<()> {

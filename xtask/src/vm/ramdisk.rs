@@ -77,12 +77,6 @@ impl Ramdisk {
         self.files.insert(path.into(), (FILE, text.as_bytes().into()));
     }
 
-    /// Adds a file as it is.
-    pub(super) fn file(&mut self, path: &Path) -> Result<()> {
-        self.files.insert(path.into(), (FILE, read(path)?.into()));
-        Ok(())
-    }
-
     /// Adds a symbolic link.
     pub(super) fn link(&mut self, path: &str, to: &str) {
         self.files.insert(path.into(), (LINK, to.as_bytes().into()));

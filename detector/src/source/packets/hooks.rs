@@ -198,8 +198,8 @@ impl Rig {
         let mut hung = Hung { place, link, ether, since: Instant::now(), programs: Vec::new() };
         let is_idle = place.programs(ether, watching).next().is_none();
         // Where the qdisc is new as well, no filter stands.
-        let is_bare = is_new && (is_idle || add_qdisc(hung.link.name.as_str()));
-        let mut fitted = self.fit(&mut hung, watching, is_bare);
+        let is_empty = is_new && (is_idle || add_qdisc(hung.link.name.as_str()));
+        let mut fitted = self.fit(&mut hung, watching, is_empty);
         if !is_new && fitted.is_ok() {
             fitted = self.clear_unused(&hung);
         }
@@ -232,7 +232,7 @@ impl Rig {
         self.fit(hung, watching, false)
     }
 
-    fn fit(&mut self, hung: &mut Hung, watching: bool, is_bare: bool) -> Result<(), HookError> {
+    fn fit(&mut self, hung: &mut Hung, watching: bool, is_empty: bool) -> Result<(), HookError> {
         let wanted: Vec<_> = hung.place.programs(hung.ether, watching).collect();
         let is_wanted = |hung: &HungProgram| wanted.iter().any(|(_, hook)| *hook == hung.hook);
         for needless in hung.programs.extract_if(.., |hung| !is_wanted(hung)) {
@@ -242,13 +242,13 @@ impl Rig {
             if hung.programs.iter().any(|hung| hung.hook == hook) {
                 continue;
             }
-            let standing = if is_bare {
+            let standing = if is_empty {
                 Standing::default()
             } else {
                 Standing::at(&mut self.questions, &hung.link, hook)?
             };
             let way = self.hooks.way(&standing);
-            if way == Way::Filter && !is_bare {
+            if way == Way::Filter && !is_empty {
                 add_qdisc(hung.link.name.as_str());
             }
             take_away_leftover(&hung.link, hook, &standing);
