@@ -223,8 +223,8 @@ fn disk(options: &Options) -> Result<Ramdisk> {
         );
     }
     if all || !options.scenario.is_empty() {
-        // One after the other: to wait takes no time there. The kernel takes the programs on interfaces in
-        // the tests, and in the scenarios that need them.
+        // One after the other: to wait takes no time there. Tracing, and the programs on interfaces where no
+        // scenario needs them, are what the tests are about.
         let scenario = format!("scenarios\t{PROGRAMS}/scenario\t--kernel\t--lean\t--jobs\t1");
         let parts = options.scenario.iter().flat_map(|part| ["--only", part]);
         commands.push([scenario.as_str()].into_iter().chain(parts).collect::<Vec<_>>().join("\t"));

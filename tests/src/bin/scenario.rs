@@ -82,7 +82,7 @@ struct Arguments {
     /// Run them on the real kernel only.
     #[arg(long)]
     kernel: bool,
-    /// On the real kernel, load no programs on interfaces where no packets count.
+    /// On the real kernel, trace nothing, and load no programs on interfaces where no packets count.
     #[arg(long)]
     lean: bool,
     /// Run only those whose names have this in them.

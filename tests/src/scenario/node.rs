@@ -57,11 +57,17 @@ pub struct Node<'a> {
     sent: Sent,
 }
 
-/// Runs a scenario; gives what was found. Where it is `lean`, there are no programs on interfaces unless
-/// packets count: to load them takes most of an agent's start.
+/// Runs a scenario; gives what was found. Where it is `lean`, nothing is traced, and there are no programs on
+/// interfaces unless packets count: to load all that takes most of an agent's start.
 pub fn run(words: Words<'_>, lean: bool) -> Result<Shown> {
-    let without = lean && !words.scenario.counts_packets();
-    run_with(words, "ebpf", if without { &["--packets", "off"] } else { &[] })
+    let mut flags = Vec::new();
+    if lean {
+        flags.extend(["--writers", "records"]);
+        if !words.scenario.counts_packets() {
+            flags.extend(["--packets", "off"]);
+        }
+    }
+    run_with(words, "ebpf", &flags)
 }
 
 /// Runs a scenario on a node that takes no eBPF program but those that the scenario is about: those on
