@@ -90,8 +90,8 @@ pub(crate) struct Options {
     only: Option<String>,
 }
 
-/// Scenarios that meet all the programs, and the netfilter of each kernel, and one in which much happens at
-/// once: what is run with all other tests. All of them would take four times as long.
+/// Scenarios that meet the programs on interfaces and the netfilter of each kernel, and one in which much
+/// happens at once: what is run with all other tests. All of them would take four times as long.
 const SHORT: [&str; 4] = [
     "e01-traffic-by-route",
     "e20-spoofed-source-far",
@@ -112,7 +112,7 @@ impl Options {
         self
     }
 
-    /// Whether all is meant.
+    /// Whether nothing is chosen: then all is meant but the unit.
     fn all(&self) -> bool {
         self.scenario.is_empty() && self.test.is_empty()
     }

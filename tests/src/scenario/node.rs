@@ -71,7 +71,7 @@ pub fn run(words: Words<'_>, lean: bool) -> Result<Shown> {
 }
 
 /// Runs a scenario on a node that takes no eBPF program but those that the scenario is about: those on
-/// interfaces where packets count.
+/// interfaces, and that for connections, where packets count.
 pub fn run_by_netlink(words: Words<'_>) -> Result<Shown> {
     let mut flags = vec!["--writers", "port"];
     if !words.scenario.counts_packets() {
@@ -117,7 +117,7 @@ fn play<'a>(
             [step] => node.step(words, step),
             many => node.ip_at_once(words, many),
         }
-        .with_context(|| format!("step {:?}", steps[0]))?;
+        .with_context(|| format!("steps {steps:?}"))?;
     }
     let mut all = AllSeen::new();
     wait_for_expected(words, &agent, &mut all)?;

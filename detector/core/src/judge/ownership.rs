@@ -19,9 +19,10 @@ use crate::route::Prefix;
 use crate::time::BootTime;
 use crate::workload::{NodeName, PodKey};
 
-/// How long after the end of a route a reading still speaks for its time: no address is taken back,
-/// given to the next pod and set up there within this time.
-const ROUND_TRIP: Duration = Duration::from_millis(50);
+/// How long after the end of a route a reading still speaks for its time, so that a route of a millisecond is
+/// found. Mostly no address is taken back and given to the next pod within this time; a full block may, which
+/// is why nothing is allowed for the route that a pod began with.
+pub(super) const ROUND_TRIP: Duration = Duration::from_millis(50);
 
 /// What is known of an address's owner.
 pub(super) enum Ownership {

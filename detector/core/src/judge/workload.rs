@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::ownership::{Ownership, Presence, Record, names};
+use super::ownership::{Ownership, Presence, ROUND_TRIP, Record, names};
 use super::words::victim_of;
 use super::{Doubt, Judge, Leg, Verdict};
 use crate::facts::answers::{RARELY, REVIEW};
@@ -100,9 +100,12 @@ impl Judge<'_> {
         // The allocation is older than the route, so a reading that is older than the route but
         // names the pod serves.
         let record = self.record(address, leg.since, RARELY, &is_self);
-        // A full block gives an address to the next pod at once. While a pod's own route stood there was time
-        // for a reading: kubelet shows the pod's address long after its route was made.
-        if self.is_too_late(address, &record, Duration::ZERO) {
+        // A full block gives an address to the next pod at once. While the route stood that a pod began with,
+        // there was time for a reading: kubelet shows the pod's address long after that was made. Of a later
+        // one, to a first address that was forged, it may be the first reading that shows whose it is.
+        let is_first = pod.first_at.is_some_and(|shown| leg.since <= shown);
+        let allowed = if is_first { Duration::ZERO } else { ROUND_TRIP };
+        if self.is_too_late(address, &record, allowed) {
             return Verdict::Irrelevant;
         }
         let (unrecorded, again) = match record {
