@@ -62,7 +62,7 @@ const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 const CERTIFICATE_END: &str = "-----END CERTIFICATE-----\n";
 
 /// How our programs are built: what they need is built as for all other tests, they themselves so that they
-/// need a third fewer instructions, each of which is emulated.
+/// need a fifth fewer instructions, each of which is emulated.
 const BUILT: [&str; 4] = [
     "--config",
     "profile.dev.package.detector.opt-level=1",
@@ -91,7 +91,7 @@ pub(crate) struct Options {
 }
 
 /// Scenarios that meet the programs on interfaces and the netfilter of each kernel, and one in which much
-/// happens at once: what is run with all other tests. All of them would take four times as long.
+/// happens at once: what is run with all other tests. All of them take a quarter of an hour.
 const SHORT: [&str; 4] = [
     "e01-traffic-by-route",
     "e20-spoofed-source-far",
@@ -100,7 +100,7 @@ const SHORT: [&str; 4] = [
 ];
 
 impl Options {
-    /// What is run with all other tests: some three minutes on two processors, and the unit two more.
+    /// What is run with all other tests, the unit among it.
     pub(crate) fn short() -> Self {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         Self { kernel: Vec::new(), scenario: names(&SHORT), test: names(&NAMES), only: None }

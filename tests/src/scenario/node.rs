@@ -81,14 +81,10 @@ pub fn run_by_netlink(words: Words<'_>) -> Result<Shown> {
 }
 
 fn run_with(words: Words<'_>, route_source: &str, flags: &[&str]) -> Result<Shown> {
-    play(Node::new(words)?, words, |node| {
-        let mut agent = node.launch_agent(words, route_source, &json!({}), flags)?;
-        agent.wait_until_ready()?;
-        Ok(agent)
-    })
+    play(Node::new(words)?, words, |node| node.ready_agent(words, route_source, &json!({}), flags))
 }
 
-/// The same with a real API server, driven by kubectl.
+/// As [`run`] does, but not lean, with a real API server, driven by kubectl.
 pub fn run_in_cluster(words: Words<'_>, cluster: Arc<Cluster>) -> Result<Shown> {
     run_launched(words, cluster, |node| node.start_agent(words, "ebpf"))
 }
@@ -216,7 +212,17 @@ impl<'a> Node<'a> {
         route_source: &str,
         more: &Value,
     ) -> Result<Agent> {
-        let mut agent = self.launch_agent(words, route_source, more, &[])?;
+        self.ready_agent(words, route_source, more, &[])
+    }
+
+    fn ready_agent(
+        &self,
+        words: Words<'_>,
+        route_source: &str,
+        more: &Value,
+        flags: &[&str],
+    ) -> Result<Agent> {
+        let mut agent = self.launch_agent(words, route_source, more, flags)?;
         agent.wait_until_ready()?;
         Ok(agent)
     }
