@@ -110,30 +110,28 @@ pub const MEDIUM: usize = 512;
 pub const LARGE: usize = 4096;
 
 /// What the program counts, per CPU, in the order of its map. Every message that the kernel sends
-/// is seen, and becomes exactly one of the four after it.
+/// becomes exactly one of the first four.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Counter {
-    /// Messages that came.
-    Seen = 0,
     /// Records that were written.
-    Written = 1,
+    Written = 0,
     /// Messages that cannot matter.
-    Filtered = 2,
+    Filtered = 1,
     /// Messages for which the ring had no room.
-    Lost = 3,
+    Lost = 2,
     /// Messages that are no netlink messages.
-    Unparsed = 4,
+    Unparsed = 3,
     /// Of those written, the ones that were cut short.
-    Truncated = 5,
+    Truncated = 4,
     /// Refused writes that were recorded; none of them is a message.
-    Refusals = 6,
+    Refusals = 5,
     /// Refused writes for which the ring had no room.
-    RefusalsLost = 7,
+    RefusalsLost = 6,
 }
 
 /// How many counters there are.
-pub const COUNTERS: u32 = 8;
+pub const COUNTERS: u32 = 7;
 
 /// A record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -104,6 +104,23 @@ struct NeighbourHeader {
     kind: u8,
 }
 
+/// What every message that matters begins with: read at once, for each read takes as long as any.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Beginning {
+    header: MessageHeader,
+    body: Body,
+}
+
+/// What is behind the header, by the kind of message. All have the family first.
+#[repr(C)]
+#[derive(Clone, Copy)]
+union Body {
+    family: u8,
+    route: RouteHeader,
+    neighbour: NeighbourHeader,
+}
+
 /// `struct rtattr`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -146,47 +163,47 @@ pub(crate) fn route_blind_to_sender(context: SkBuffContext) -> i64 {
 
 #[inline(always)]
 fn see<const SENDERS: bool>(context: &SkBuffContext) -> i64 {
-    count(Counter::Seen);
-    let outcome = witness::<SENDERS>(context);
-    count(outcome);
+    count(witness::<SENDERS>(context));
     0
 }
 
 /// What becomes of a message.
 #[inline(always)]
 fn witness<const SENDERS: bool>(context: &SkBuffContext) -> Counter {
-    let Ok(header) = context.load::<MessageHeader>(0) else {
-        complain(context, context.len());
-        return Counter::Unparsed;
-    };
+    match context.load::<Beginning>(0) {
+        Ok(beginning) if cannot_matter(context, &beginning) => Counter::Filtered,
+        // Even one that is too short for what it says it is, the agent looks at.
+        Err(_) if context.len() < size_of::<MessageHeader>() as u32 => {
+            complain(context, context.len());
+            Counter::Unparsed
+        }
+        _ => record::<SENDERS>(context),
+    }
+}
+
+#[inline(always)]
+fn cannot_matter(context: &SkBuffContext, beginning: &Beginning) -> bool {
+    let Beginning { header, body } = beginning;
     // More than one message in a buffer: the agent takes it apart.
     let single = header.length.wrapping_add(3) & !3 >= context.len();
     // What is replaced may have mattered, whatever it is replaced by.
     let replaces = header.flags & NLM_F_REPLACE != 0;
-    if single && !replaces && cannot_matter(context, header.kind) {
-        return Counter::Filtered;
+    if !single || replaces {
+        return false;
     }
-    record::<SENDERS>(context)
-}
-
-#[inline(always)]
-fn cannot_matter(context: &SkBuffContext, kind: u16) -> bool {
-    match kind {
-        RTM_NEWLINK | RTM_DELLINK => {
-            // A bridge speaks of its ports by messages of its own, which are no interfaces.
-            matches!(context.load::<u8>(size_of::<MessageHeader>()), Ok(AF_BRIDGE))
-        }
+    match header.kind {
+        // A bridge speaks of its ports by messages of its own, which are no interfaces.
+        // SAFETY: any bytes are a number.
+        RTM_NEWLINK | RTM_DELLINK => unsafe { body.family == AF_BRIDGE },
         RTM_NEWNEIGH => {
+            // SAFETY: any bytes are numbers.
+            let neighbour = unsafe { body.neighbour };
             // What the kernel has found out itself changes all the time, and leads nobody astray.
-            let neighbour = context.load::<NeighbourHeader>(size_of::<MessageHeader>());
-            neighbour.is_ok_and(|neighbour| {
-                neighbour.state & NUD_PERMANENT == 0 && neighbour.flags & NTF_PROXY == 0
-            })
+            neighbour.state & NUD_PERMANENT == 0 && neighbour.flags & NTF_PROXY == 0
         }
         RTM_NEWROUTE | RTM_DELROUTE => {
-            let Ok(route) = context.load::<RouteHeader>(size_of::<MessageHeader>()) else {
-                return false;
-            };
+            // SAFETY: any bytes are numbers.
+            let route = unsafe { body.route };
             let bits = match route.family {
                 AF_INET => 32,
                 AF_INET6 => 128,

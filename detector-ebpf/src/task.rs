@@ -11,16 +11,15 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
-use detector_ebpf::latest::{Latest, Mark};
-use detector_ebpf::writer::{DEPTH, Layout, NAME, Path, Task};
+use detector_ebpf::latest::{Latest, Thread};
+use detector_ebpf::writer::{Command, DEPTH, Layout, NAME, Path, Task};
 
 /// Where what lies. The agent writes it before the programs are loaded.
 #[unsafe(no_mangle)]
 static LAYOUT: Layout = Layout::UNKNOWN;
 
-/// How long what was read of a task serves its next routes, in nanoseconds. Its command and its namespaces,
-/// which it may change, can be as old; and so long an address that is the same is the same thing's, as the
-/// kernel gives it to another only after a while. The agent may write another time.
+/// How long what was read of a task serves its next routes, in nanoseconds. Its control group, its namespaces
+/// and its command, which may change, can be as old. The agent may write another time.
 #[unsafe(no_mangle)]
 static FRESH: u64 = 0;
 
@@ -103,17 +102,22 @@ pub(crate) fn key() -> u64 {
 /// writes, where somebody watches that.
 #[inline(always)]
 pub(crate) fn current(now: u64) -> Task {
-    let key = key();
     if layout!(tasks) != 0 {
-        if let Some(task) = latest(key, now) {
+        let thread = thread();
+        if let Some(task) = latest(thread, now) {
             return task;
         }
-        let mark = mark(key);
-        let (task, has_path) = read(key);
-        keep(&Latest::new(key, now, mark, task), mark, has_path);
+        let (task, has_path) = read(key());
+        // Without its path it is read anew, for the sake of that.
+        if has_path {
+            keep(&Latest::new(thread, now, task));
+        }
         return task;
     }
-    match WRITING.get_ptr(key) {
+    if layout!(noted) == 0 {
+        return Task::default();
+    }
+    match WRITING.get_ptr(key()) {
         // SAFETY: the map keeps its memory as long as there are programs, and any bytes are a task. Only
         // this task writes its entry, and what interrupts it: a router's announcement, which may then take
         // it away.
@@ -138,34 +142,35 @@ pub(crate) fn traced(key: u64) -> Task {
         thread: ids as u32,
         network: 0,
         mount: 0,
-        command: bpf_get_current_comm().unwrap_or_default(),
+        command: bpf_get_current_comm().map(Command::new).unwrap_or_default(),
     }
 }
 
-/// What was read of the task at this address, where it was the last here and is still the same.
+/// What tells the thread that runs from others.
 #[inline(always)]
-fn latest(key: u64, now: u64) -> Option<Task> {
+fn thread() -> Thread {
+    if layout!(numbers) != 0 {
+        return Thread { key: bpf_get_current_pid_tgid(), began: 0 };
+    }
+    let key = key();
+    Thread { key, began: at(key, layout!(task_started)) }
+}
+
+/// What was read of this thread, where it was the last here.
+#[inline(always)]
+fn latest(thread: Thread, now: u64) -> Option<Task> {
     let latest = LATEST.get_ptr(0)?;
     // SAFETY: the slot is aligned to 8 and there as long as the program is, and any bytes are one. What is
     // read is a copy: nobody changes it after it has been checked.
     let latest = unsafe { latest.read_volatile() };
     // SAFETY: nobody writes it once programs are loaded.
     let fresh = unsafe { (&raw const FRESH).read_volatile() };
-    let (kept, task) = latest.of(key, now, fresh)?;
-    (kept == mark(key)).then_some(task)
+    latest.of(thread, now, fresh)
 }
 
+/// Keeps what was read.
 #[inline(always)]
-fn mark(key: u64) -> Mark {
-    Mark { started: at(key, layout!(task_started)), groups: at(key, layout!(task_cgroups)) }
-}
-
-/// Keeps what was read, unless the task was moved meanwhile or its path would be missing.
-#[inline(always)]
-fn keep(latest: &Latest, before: Mark, has_path: bool) {
-    if !has_path || mark(key()) != before {
-        return;
-    }
+fn keep(latest: &Latest) {
     let Some(slot) = LATEST.get_ptr_mut(0) else { return };
     // SAFETY: the slot is aligned to 8 and there as long as the program is.
     unsafe { slot.write_volatile(*latest) };

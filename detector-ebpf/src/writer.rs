@@ -5,9 +5,6 @@
 //! writer. Where its fields lie differs from kernel to kernel; the kernel says so itself (BTF), and the
 //! agent hands it over when it loads the programs.
 
-/// Bytes of a command's name, the last of which is zero (`TASK_COMM_LEN`).
-pub const COMMAND: usize = 16;
-
 /// Folders of a control group's path that are kept, from the innermost outwards.
 pub const DEPTH: usize = 8;
 
@@ -31,7 +28,29 @@ pub struct Task {
     /// Its mount namespace, likewise.
     pub mount: u32,
     /// The name of its process's command, which whoever runs it can choose.
-    pub command: [u8; COMMAND],
+    pub command: Command,
+}
+
+/// The name of a command: 16 bytes, of which the last is zero (`TASK_COMM_LEN`). They are kept as two
+/// words, for the compiler would move bytes one by one, for each route.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(transparent)]
+pub struct Command(pub(crate) [u64; 2]);
+
+impl Command {
+    /// The name of these bytes.
+    pub fn new(bytes: [u8; 16]) -> Self {
+        Self([0, 8].map(|at| u64::from_ne_bytes(part(&bytes, at))))
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        for (room, word) in bytes.chunks_exact_mut(8).zip(self.0) {
+            room.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
 }
 
 /// The path of a control group, from the innermost folder outwards.
@@ -89,6 +108,10 @@ macro_rules! layout {
 layout! {
     /// Whether the fields of tasks are known at all.
     tasks,
+    /// Whether it may be noted who enters a function that writes routes, for where tasks are not read.
+    noted,
+    /// Whether the filter may ask for the numbers of process and thread: since Linux 6.10.
+    numbers,
     /// Whether the fields of routes are known at all.
     routes,
     /// The network namespace that matters, by its number; others' writes are left out.
@@ -189,7 +212,7 @@ impl Task {
             thread: word(20),
             network: word(24),
             mount: word(28),
-            command: part(bytes, 32),
+            command: Command::new(part(bytes, 32)),
         }
     }
 }
@@ -231,7 +254,7 @@ mod tests {
             thread: 4,
             network: 5,
             mount: 6,
-            command: *b"calico-node\0\0\0\0\0",
+            command: Command::new(*b"calico-node\0\0\0\0\0"),
         };
         let mut bytes = [0; size_of::<Task>()];
         bytes[..8].copy_from_slice(&1u64.to_ne_bytes());
@@ -239,7 +262,7 @@ mod tests {
         for (at, value) in [(16, 3u32), (20, 4), (24, 5), (28, 6)] {
             bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
         }
-        bytes[32..].copy_from_slice(&task.command);
+        bytes[32..].copy_from_slice(&task.command.bytes());
         assert_eq!(Task::parse(&bytes), task);
 
         let refusal = Refusal {

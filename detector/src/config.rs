@@ -82,6 +82,11 @@ impl WriterSource {
             Self::Port => "port",
         }
     }
+
+    /// Whether the functions that write are to be traced.
+    pub fn traces(self) -> bool {
+        !matches!(self, Self::Records | Self::Port)
+    }
 }
 
 /// A place in the kernel where the agent hangs a program, or reads.

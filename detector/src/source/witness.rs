@@ -209,13 +209,17 @@ impl Witness {
 
     /// What the program has counted so far.
     pub fn counts(&self) -> io::Result<Counts> {
-        let unseen = self.listener.drops()?;
+        // What was recorded of our own trials, and of what others sent, was no message of the kernel's.
+        let written = self.count(Counter::Written)? - self.own - self.foreign;
+        let filtered = self.count(Counter::Filtered)? + self.foreign;
+        let lost = self.lost()?;
+        let unparsed = self.count(Counter::Unparsed)?;
         Ok(Counts {
-            seen: self.count(Counter::Seen)? + unseen - self.own,
-            written: self.count(Counter::Written)? - self.own - self.foreign,
-            filtered: self.count(Counter::Filtered)? + self.foreign,
-            lost: self.count(Counter::Lost)? + unseen,
-            unparsed: self.count(Counter::Unparsed)?,
+            seen: written + filtered + lost + unparsed,
+            written,
+            filtered,
+            lost,
+            unparsed,
             truncated: self.count(Counter::Truncated)?,
             refusals: self.count(Counter::Refusals)?,
             refusals_lost: self.count(Counter::RefusalsLost)?,

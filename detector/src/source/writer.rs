@@ -21,6 +21,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aya::maps::{HashMap as EbpfMap, Map, MapData};
+use aya::programs::ProgramType;
+use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader, Pod};
 use detector_core::time::BootTime;
 use detector_core::writer::{Container, Known, Process};
@@ -42,6 +44,13 @@ pub fn describes_itself() -> bool {
     std::path::Path::new(btf::FILE).exists()
 }
 
+/// Whether the kernel tells filters the numbers of the thread that runs, which takes less than to read
+/// anything of it.
+fn asks_for_numbers() -> bool {
+    let helper = BpfHelper::BPF_FUNC_get_current_pid_tgid;
+    is_helper_supported(ProgramType::SocketFilter, helper).unwrap_or(false)
+}
+
 /// Processes that are remembered before all are forgotten; each is a few hundred bytes.
 const REMEMBERED: usize = 1_024;
 
@@ -61,17 +70,17 @@ pub struct WriterOptions {
     pub source: WriterSource,
     /// What is to be taken for refused by the kernel.
     pub refused: Refused,
-    /// How long what was read of a task serves its next routes, as long as it is the same thread in the
-    /// same control group; with zero each is read for itself.
+    /// How long what was read of a task serves its next routes, as long as it is the same thread; with
+    /// zero each is read for itself.
     pub fresh: Duration,
 }
 
 impl Default for WriterOptions {
-    /// The best way that there is. Reads anew every 10 ms cost nothing, and a command or a namespace that
-    /// is so much too old misleads nobody.
+    /// The best way that there is. To read anew every millisecond costs a thousandth of it, and a control
+    /// group, a namespace or a command that is so much too old misleads nobody.
     fn default() -> Self {
         let (source, refused) = Default::default();
-        Self { source, refused, fresh: Duration::from_millis(10) }
+        Self { source, refused, fresh: Duration::from_millis(1) }
     }
 }
 
@@ -138,9 +147,14 @@ impl Ground {
     /// What there is of this kernel. It takes the time of reading a file of some MiB.
     pub(in crate::source) fn survey(options: &WriterOptions) -> Self {
         let fresh = u64::try_from(options.fresh.as_nanos()).unwrap_or(u64::MAX);
+        let told = |layout| {
+            let noted = options.source.traces().into();
+            let numbers = asks_for_numbers().into();
+            Told { layout: Global(Layout { noted, numbers, ..layout }), fresh }
+        };
         let unknown = |why: String| Self {
             btf: None,
-            told: Told { layout: Global(Layout::UNKNOWN), fresh },
+            told: told(Layout::UNKNOWN),
             tasks: Err(why.clone()),
             routes: Err(why),
         };
@@ -156,7 +170,7 @@ impl Ground {
             layout.tasks = 0;
             tasks = Err("it is to be refused (--refuse)".to_owned());
         }
-        Self { btf: Some(btf), told: Told { layout: Global(layout), fresh }, tasks, routes }
+        Self { btf: Some(btf), told: told(layout), tasks, routes }
     }
 
     /// Hands the layout to the programs that are to be loaded, which must have a place for it or need not.
@@ -315,7 +329,7 @@ impl Writers {
 
 /// The name of a task's command, fit to be shown.
 fn command_of(task: &Task) -> Box<str> {
-    shown(&text(&task.command))
+    shown(&text(&task.command.bytes()))
 }
 
 /// A name that ends with a zero.
@@ -348,6 +362,8 @@ fn containers_of(folders: &[&str]) -> Box<[Container]> {
 
 #[cfg(test)]
 mod tests {
+    use detector_ebpf::writer::Command;
+
     use super::*;
 
     #[test]
@@ -370,7 +386,8 @@ mod tests {
         let mut writers = Writers::by_port();
         let mut command = [0; 16];
         command[..4].copy_from_slice(b"a\x1bb\n");
-        let task = Task { process: 1 << 30, thread: 7, command, ..Task::default() };
+        let task =
+            Task { process: 1 << 30, thread: 7, command: Command::new(command), ..Task::default() };
         let process = writers.writer(crate::clock::now(), &task, 0).unwrap();
         assert_eq!((process.started, process.network, process.mount), (None, None, None));
         assert_eq!(&*process.command, "a\\u{1b}b\\n");

@@ -126,7 +126,7 @@ impl Tracing {
         choice: WriterSource,
         refused: &Refused,
     ) -> Self {
-        if matches!(choice, WriterSource::Records | WriterSource::Port) {
+        if !choice.traces() {
             let why = || Err(format!("not wanted (--writers {})", choice.as_str()));
             return Self { _links: Vec::new(), families: [why(), why()] };
         }
