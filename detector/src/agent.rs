@@ -256,6 +256,9 @@ impl Agent {
             }
             let now = clock::now();
             if self.mind.next_deadline().is_some_and(|due| due <= now) {
+                // Nobody is charged with a route that has ended.
+                self.drain(Wanted::Until(now));
+                self.own_up();
                 self.mind.tick(now);
                 self.listen();
             }
@@ -402,8 +405,11 @@ impl Agent {
         }
     }
 
-    /// Takes an observation of the cluster.
+    /// Takes an observation of the cluster, after all that the kernel has said until now: what the cluster says
+    /// of an address that changed hands must not be held against a route that has ended before.
     fn take(&mut self, observation: Observation) {
+        self.drain(Wanted::Until(clock::now()));
+        self.own_up();
         match &observation.what {
             What::Blind(sense, Some(why)) => self.senses.blind(*sense, why),
             What::Blind(sense, None) => self.senses.sees(*sense),

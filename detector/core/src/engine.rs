@@ -599,7 +599,7 @@ impl Engine {
         let question = answer.reply.question();
         // Where there is a block, Calico's IPAM is in use, whatever was thought before.
         let found = matches!(&answer.reply, Reply::Block(_, Ok(Some(_))));
-        self.facts.answers.apply(answer);
+        self.facts.answers.apply(now, answer);
         self.ask_backlog(now);
         if found && self.facts.pools.ipam != Ipam::Calico {
             self.facts.pools.ipam = Ipam::Calico;

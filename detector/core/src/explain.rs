@@ -319,7 +319,7 @@ fn sayings(facts: &Facts, address: IpAddr) -> Vec<Saying> {
             },
             Err(why) => format!("cannot be read: {why}"),
         };
-        all.push(say(Strength::Recorded, &whose, &by, Some(known.asked)));
+        all.push(say(Strength::Recorded, &whose, &by, Some(known.times.asked)));
     }
     for pod in facts.pods.with_address(address) {
         let whose = format!("pod {}", pod.pod.key);
@@ -336,7 +336,7 @@ fn sayings(facts: &Facts, address: IpAddr) -> Vec<Saying> {
         let others = known.said.iter().flatten();
         for pod in others.filter(|pod| pod.node != facts.settings.node) {
             let whose = format!("pod {} on node {}", pod.key, pod.node);
-            all.push(say(Strength::First, &whose, "status.podIPs", Some(known.asked)));
+            all.push(say(Strength::First, &whose, "status.podIPs", Some(known.times.asked)));
         }
     }
     for entry in facts.allow.entries().iter().filter(|entry| entry.cidr.contains(address)) {

@@ -27,7 +27,8 @@ use super::words::Words;
 /// How long a watch takes to tell of a change.
 const WATCH: Duration = Duration::from_millis(2);
 
-/// How long the API server takes to answer a question.
+/// How long a question and its answer are under way. The API server looks at the last moment: what it says may
+/// be newer than what the agent knew when it asked.
 const ANSWER: Duration = Duration::from_millis(5);
 
 /// In which order the sources are heard when the agent starts. The outcome must not depend on it.
@@ -49,6 +50,14 @@ enum Api {
     Down,
 }
 
+/// What is under way to the engine.
+enum News {
+    /// It was said, and is heard later.
+    Told(Observation),
+    /// It was asked then, and is said when it is heard.
+    Asked(BootTime, Question),
+}
+
 /// What is said where the API server is down.
 const REFUSED: &str = "the API server refuses connections";
 
@@ -59,7 +68,7 @@ struct Run<'a> {
     world: World<'a>,
     now: BootTime,
     /// What is under way to the engine, in the order of its arrival.
-    under_way: Vec<(BootTime, Observation)>,
+    under_way: Vec<(BootTime, News)>,
     api: Api,
     counters: Counters,
     seen: AllSeen,
@@ -156,7 +165,7 @@ impl Run<'_> {
                         let due = self.now.after(WATCH);
                         let observation = Observation { at: due, what };
                         match &mut self.api {
-                            Api::Up => self.under_way.push((due, observation)),
+                            Api::Up => self.under_way.push((due, News::Told(observation))),
                             Api::Held(held) => held.push(observation),
                             Api::Down => {}
                         }
@@ -197,7 +206,7 @@ impl Run<'_> {
             ApiState::Released => {
                 let due = self.now.after(WATCH);
                 if let Api::Held(held) = std::mem::replace(&mut self.api, Api::Up) {
-                    self.under_way.extend(held.into_iter().map(|observation| (due, observation)));
+                    self.under_way.extend(held.into_iter().map(|told| (due, News::Told(told))));
                 }
                 Vec::new()
             }
@@ -215,7 +224,8 @@ impl Run<'_> {
             }
         };
         let due = self.now.after(WATCH);
-        let tell = tell.into_iter().map(|what| (due, Observation { at: due, what }));
+        let told = |what| News::Told(Observation { at: due, what });
+        let tell = tell.into_iter().map(|what| (due, told(what)));
         self.under_way.extend(tell);
         Ok(())
     }
@@ -250,8 +260,14 @@ impl Run<'_> {
             self.now = self.now.max(next);
             if arrival == Some(next) {
                 let at = self.under_way.iter().position(|(due, _)| *due == next);
-                let (_, observation) = self.under_way.remove(at.unwrap_or_default());
-                self.engine.observe(self.now, observation);
+                match self.under_way.remove(at.unwrap_or_default()).1 {
+                    News::Told(observation) => self.engine.observe(self.now, observation),
+                    News::Asked(asked, question) => {
+                        let reply = self.answer(question);
+                        let what = What::Answer(Answer { asked, reply });
+                        self.engine.observe(self.now, Observation { at: self.now, what });
+                    }
+                }
             } else {
                 self.engine.tick(self.now);
             }
@@ -268,10 +284,8 @@ impl Run<'_> {
                     compare::add(&mut self.seen, state, seen);
                 }
                 Output::Question(question) => {
-                    let reply = self.answer(question);
-                    let what = What::Answer(Answer { asked: self.now, reply });
-                    let due = self.now.after(ANSWER);
-                    self.under_way.push((due, Observation { at: due, what }));
+                    let asked = News::Asked(self.now, question);
+                    self.under_way.push((self.now.after(ANSWER), asked));
                 }
                 Output::Resync(_) | Output::Stranger(_) => {}
                 Output::Watch(address) => self.counters.watch(address),

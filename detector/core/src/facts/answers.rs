@@ -59,8 +59,8 @@ pub(crate) struct Claimant {
 pub(crate) struct Answers {
     /// IPAM's blocks; `None` where there is no such block.
     pub(crate) blocks: Book<Prefix, Option<Block>>,
-    /// Since when the record of an address has been what it is, where it changed under our eyes.
-    changed: HashMap<IpAddr, BootTime>,
+    /// The reading that first showed the record of an address as it is, where it changed under our eyes.
+    changed: HashMap<IpAddr, Times>,
     /// Who may own an address: pods that run.
     pub(crate) claimants: Book<IpAddr, Vec<Claimant>>,
 }
@@ -70,16 +70,25 @@ pub(crate) struct Answers {
 pub(crate) struct Book<K, V> {
     cap: usize,
     known: HashMap<K, Known<V>>,
-    /// When answers were asked for lately, in order.
-    readings: HashMap<K, VecDeque<BootTime>>,
+    /// The times of answers lately, in order.
+    readings: HashMap<K, VecDeque<Times>>,
     order: VecDeque<(BootTime, K)>,
     in_flight: HashMap<K, BootTime>,
+}
+
+/// Between what times an answer was true: nobody says when in between.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Times {
+    /// When it was asked for.
+    pub(crate) asked: BootTime,
+    /// When it was heard, and all that the kernel had said until then.
+    pub(crate) heard: BootTime,
 }
 
 /// One answer.
 #[derive(Debug)]
 pub(crate) struct Known<V> {
-    pub(crate) asked: BootTime,
+    pub(crate) times: Times,
     /// What was answered, or why nobody could say.
     pub(crate) said: Result<V, Box<str>>,
     /// When all questions so far would have been asked, had each kept to the pace.
@@ -151,31 +160,33 @@ impl Answers {
         }
     }
 
-    /// Since when, at the latest, the record of the address has said what it said at `asked`: the
-    /// first of the readings since `since` that said so.
+    /// Since when, at the latest, the record of the address has said what `last` said: the first of the
+    /// readings asked for since `since` that said so.
     pub(crate) fn recorded_since(
         &self,
         block: Prefix,
         address: IpAddr,
-        asked: BootTime,
+        last: Times,
         since: BootTime,
-    ) -> BootTime {
-        let since = self.changed.get(&address).map_or(since, |changed| since.max(*changed));
-        let readings = self.blocks.readings.get(&block);
-        readings.into_iter().flatten().copied().find(|at| *at >= since).unwrap_or(asked)
+    ) -> Times {
+        let changed = self.changed.get(&address).filter(|changed| changed.asked >= since);
+        let readings = self.blocks.readings.get(&block).into_iter().flatten();
+        // Readings before the change said something else.
+        let mut so = changed.into_iter().chain(readings);
+        so.find(|times| times.asked >= since).copied().unwrap_or(last)
     }
 
     fn note_changes(
         &mut self,
         block: Prefix,
-        asked: BootTime,
+        times: Times,
         said: &Result<Option<Block>, Box<str>>,
     ) {
         let Ok(new) = said else { return };
-        let Some(Known { asked: before, said: Ok(old), .. }) = self.blocks.known.get(&block) else {
+        let Some(Known { times: before, said: Ok(old), .. }) = self.blocks.known.get(&block) else {
             return;
         };
-        if *before > asked {
+        if before.asked > times.asked {
             return;
         }
         let allocations = |block: &Option<Block>| {
@@ -190,19 +201,20 @@ impl Answers {
         for (address, _) in gone.chain(came) {
             if self.changed.len() >= CHANGES_CAP {
                 // What changed long ago is no news to anybody.
-                self.changed.retain(|_, at| asked.since(*at) < REVIEW);
+                self.changed.retain(|_, at| times.asked.since(at.asked) < REVIEW);
             }
-            self.changed.insert(*address, asked);
+            self.changed.insert(*address, times);
         }
     }
 
-    /// Takes an answer; one that is older than what is known is dropped.
-    pub(crate) fn apply(&mut self, answer: Answer) {
+    /// Takes an answer that was heard at `heard`; one that is older than what is known is dropped.
+    pub(crate) fn apply(&mut self, heard: BootTime, answer: Answer) {
         let Answer { asked, reply } = answer;
+        let times = Times { asked, heard };
         match reply {
             Reply::Block(block, said) => {
-                self.note_changes(block, asked, &said);
-                self.blocks.apply(block, asked, said);
+                self.note_changes(block, times, &said);
+                self.blocks.apply(block, times, said);
             }
             Reply::Claimants(address, pods) => {
                 let said = pods.map(|pods| {
@@ -210,7 +222,7 @@ impl Answers {
                     owners.sort_by(|a, b| a.key.cmp(&b.key));
                     owners
                 });
-                self.claimants.apply(address, asked, said);
+                self.claimants.apply(address, times, said);
             }
         }
     }
@@ -248,10 +260,10 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
         let Some(known) = self.known.get(&key) else {
             return in_flight.map_or(Reading::Unasked(now), Reading::Asked);
         };
-        let age = now.since(known.asked);
+        let age = now.since(known.times.asked);
         let serves_for = if known.said.is_ok() { review } else { RETRY };
-        if known.asked >= since || (age <= reuse && known.said.as_ref().is_ok_and(reusable)) {
-            let mut again = known.asked.after(serves_for);
+        if known.times.asked >= since || (age <= reuse && known.said.as_ref().is_ok_and(reusable)) {
+            let mut again = known.times.asked.after(serves_for);
             if let Some((tried, _)) = &known.failed {
                 again = again.max(tried.after(RETRY));
             }
@@ -287,47 +299,49 @@ impl<K: Copy + Eq + Hash, V> Book<K, V> {
         let late = self.in_flight.get(&key).is_some_and(|asked| now >= asked.after(patience));
         if late && let Some(asked) = self.in_flight.remove(&key) {
             let why = format!("no answer within {patience:?}").into();
-            self.fail(key, asked, why);
+            self.fail(key, Times { asked, heard: now }, why);
         }
         late
     }
 
-    fn apply(&mut self, key: K, asked: BootTime, said: Result<V, Box<str>>) {
+    fn apply(&mut self, key: K, times: Times, said: Result<V, Box<str>>) {
+        let Times { asked, .. } = times;
         if self.in_flight.get(&key).is_some_and(|sent| *sent <= asked) {
             self.in_flight.remove(&key);
         }
         match said {
-            Err(why) => self.fail(key, asked, why),
-            Ok(_) if self.known.get(&key).is_some_and(|known| known.asked > asked) => {}
-            said => self.keep(key, asked, said),
+            Err(why) => self.fail(key, times, why),
+            Ok(_) if self.known.get(&key).is_some_and(|known| known.times.asked > asked) => {}
+            said => self.keep(key, times, said),
         }
     }
 
     /// What was said before stays said, until it is asked for what is newer.
-    fn fail(&mut self, key: K, asked: BootTime, why: Box<str>) {
+    fn fail(&mut self, key: K, times: Times, why: Box<str>) {
         match self.known.get_mut(&key) {
-            Some(known) if known.said.is_ok() => known.failed = Some((asked, why)),
-            _ => self.keep(key, asked, Err(why)),
+            Some(known) if known.said.is_ok() => known.failed = Some((times.asked, why)),
+            _ => self.keep(key, times, Err(why)),
         }
     }
 
-    fn keep(&mut self, key: K, asked: BootTime, said: Result<V, Box<str>>) {
+    fn keep(&mut self, key: K, times: Times, said: Result<V, Box<str>>) {
+        let Times { asked, .. } = times;
         let paced = self.known.get(&key).map_or(asked, |known| known.paced.max(asked)).after(PACE);
-        let known = Known { asked, said, paced, failed: None };
-        self.order.push_back((known.asked, key));
+        let known = Known { times, said, paced, failed: None };
+        self.order.push_back((asked, key));
         if known.said.is_ok() {
             let readings = self.readings.entry(key).or_default();
-            if readings.back().is_none_or(|last| known.asked.since(*last) >= SPACING) {
+            if readings.back().is_none_or(|last| asked.since(last.asked) >= SPACING) {
                 if readings.len() == READINGS {
                     readings.pop_front();
                 }
-                readings.push_back(known.asked);
+                readings.push_back(times);
             }
         }
         self.known.insert(key, known);
         while self.order.len() > self.cap {
             if let Some((asked, key)) = self.order.pop_front()
-                && self.known.get(&key).is_some_and(|known| known.asked == asked)
+                && self.known.get(&key).is_some_and(|known| known.times.asked == asked)
             {
                 self.known.remove(&key);
                 self.readings.remove(&key);

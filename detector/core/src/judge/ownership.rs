@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Judge;
 use super::words::victim_of;
 use crate::claim::{Allocation, Block, PodHolder};
-use crate::facts::answers::{Claimant, Known, Need, REUSE, REVIEW, Reading, SOON};
+use crate::facts::answers::{Claimant, Known, Need, REUSE, REVIEW, Reading, SOON, Times};
 use crate::facts::fib::Entry;
 use crate::facts::pods::LocalPod;
 use crate::finding::{Evidence, Victim, Witness};
@@ -22,7 +22,7 @@ use crate::workload::{NodeName, PodKey};
 /// How long after the end of a route a reading still speaks for its time, so that a route of a millisecond is
 /// found. Mostly no address is taken back and given to the next pod within this time; a full block may, which
 /// is why nothing is allowed for the route that a pod began with.
-pub(super) const ROUND_TRIP: Duration = Duration::from_millis(50);
+const ROUND_TRIP: Duration = Duration::from_millis(50);
 
 /// What is known of an address's owner.
 pub(super) enum Ownership {
@@ -79,6 +79,8 @@ pub(super) struct Reference {
     pub(super) asked: BootTime,
     /// Since when, at the latest, the record has said this.
     pub(super) since: BootTime,
+    /// The first reading that said so.
+    first: Times,
 }
 
 /// Who asks: whether a pod on a node is the one in question.
@@ -137,7 +139,7 @@ impl<'a> Judge<'a> {
             allocation.is_some_and(|allocation| claims || names(allocation, is_self))
         };
         let record = self.record_if(address, since, REVIEW, REUSE, reusable);
-        if self.is_too_late(address, &record, ROUND_TRIP) {
+        if self.is_too_late(&record, false) {
             return Ownership::Unowned { claimed: true, unrecorded: false };
         }
         if let Record::Taken { allocation, known, again } = record {
@@ -189,7 +191,7 @@ impl<'a> Judge<'a> {
         let claimants = &self.facts.answers.claimants;
         if let (Record::Unreadable { tried, .. }, Some(known)) = (&record, claimants.known(address))
             && known.said.is_ok()
-            && known.asked > *tried
+            && known.times.asked > *tried
             && let Some(block) = self.facts.pools.block_of(address)
         {
             // The server answers again: what pods say counts only where the record still cannot be
@@ -319,11 +321,13 @@ impl<'a> Judge<'a> {
         match &known.said {
             Err(why) => {
                 self.unread.insert(format!("IPAM block {block}: {why}").into());
-                Record::Unreadable { tried: known.asked, again }
+                Record::Unreadable { tried: known.times.asked, again }
             }
             Ok(said) => {
-                let since = self.facts.answers.recorded_since(block, address, known.asked, since);
-                let reference = Reference { block, asked: known.asked, since };
+                let answers = &self.facts.answers;
+                let so_since = |since| answers.recorded_since(block, address, known.times, since);
+                let (first, since) = (so_since(BootTime::ZERO), so_since(since).asked);
+                let reference = Reference { block, asked: known.times.asked, since, first };
                 match said.as_ref().and_then(|block| block.allocation(address)) {
                     Some(allocation) => Record::Taken { allocation, known: reference, again },
                     None => Record::Free { known: reference, again },
@@ -385,20 +389,17 @@ impl<'a> Judge<'a> {
         (victim, Evidence { at: known.asked, witness: Witness::Ipam, text })
     }
 
-    /// Whether the record was first seen to say what it says when the route had been gone for more than this:
-    /// the address may have changed hands since.
-    pub(super) fn is_too_late(
-        &self,
-        address: IpAddr,
-        record: &Record<'_>,
-        allowed: Duration,
-    ) -> bool {
+    /// Whether the address may have changed hands since the route ended, for all that is known of its record:
+    /// what the record says was asked for when the route had been gone for longer than a question takes, or,
+    /// of the route that a pod began with, was not heard while it stood.
+    pub(super) fn is_too_late(&self, record: &Record<'_>, is_first: bool) -> bool {
         let (Record::Taken { known, .. } | Record::Free { known, .. }) = record else {
             return false;
         };
-        let answers = &self.facts.answers;
-        let first = answers.recorded_since(known.block, address, known.asked, BootTime::ZERO);
-        self.over.is_some_and(|ended| first > ended.after(allowed))
+        let Times { asked, heard } = known.first;
+        self.over.is_some_and(|ended| {
+            if is_first { heard > ended } else { asked > ended.after(ROUND_TRIP) }
+        })
     }
 
     fn is_late(&self, asked: BootTime) -> bool {
@@ -418,7 +419,7 @@ impl<'a> Judge<'a> {
             Ok(claimants) => claimants,
             Err(why) => return Ownership::Unanswered { why: why.clone(), again },
         };
-        if self.is_late(known.asked) {
+        if self.is_late(known.times.asked) {
             return Ownership::Unowned { claimed: true, unrecorded };
         }
         let mut others =
@@ -430,7 +431,7 @@ impl<'a> Judge<'a> {
         // Of an owner that is on its way out, or whose interface is gone, the API server may just
         // not have heard yet: it has to say so again when the news had time to arrive.
         let confirm = since.after(self.facts.settings.settle);
-        if presence == Presence::Unsure && known.asked < confirm {
+        if presence == Presence::Unsure && known.times.asked < confirm {
             if self.now < confirm {
                 return Ownership::Pending(confirm);
             }
@@ -448,7 +449,7 @@ impl<'a> Judge<'a> {
                 Victim::Pod { key: owner.key.clone(), node: Some(owner.node.clone()) }
             },
             presence,
-            evidence: Evidence { at: known.asked, witness: Witness::Api, text: text.into() },
+            evidence: Evidence { at: known.times.asked, witness: Witness::Api, text: text.into() },
         }
     }
 

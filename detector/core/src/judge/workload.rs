@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::ownership::{Ownership, Presence, ROUND_TRIP, Record, names};
+use super::ownership::{Ownership, Presence, Record, names};
 use super::words::victim_of;
 use super::{Doubt, Judge, Leg, Verdict};
 use crate::facts::answers::{RARELY, REVIEW};
@@ -104,8 +104,7 @@ impl Judge<'_> {
         // there was time for a reading: kubelet shows the pod's address long after that was made. Of a later
         // one, to a first address that was forged, it may be the first reading that shows whose it is.
         let is_first = pod.first_at.is_some_and(|shown| leg.since <= shown);
-        let allowed = if is_first { Duration::ZERO } else { ROUND_TRIP };
-        if self.is_too_late(address, &record, allowed) {
+        if self.is_too_late(&record, is_first) {
             return Verdict::Irrelevant;
         }
         let (unrecorded, again) = match record {
@@ -454,9 +453,9 @@ impl Judge<'_> {
         let due = leg.since.after(patience);
         let answers = &self.facts.answers;
         let block = self.facts.pools.block_of(address);
-        let read = |block| answers.blocks.known(block).is_some_and(|known| known.asked >= due);
+        let read = |block| answers.blocks.known(block).is_some_and(|known| known.times.asked >= due);
         let mut missing = Vec::new();
-        if answers.claimants.known(address).is_none_or(|known| known.asked < due) {
+        if answers.claimants.known(address).is_none_or(|known| known.times.asked < due) {
             missing.push(Question::Claimants(address));
         }
         missing.extend(block.filter(|block| !read(*block)).map(Question::Block));
