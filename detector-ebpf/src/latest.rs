@@ -16,8 +16,8 @@ use crate::writer::Task;
 pub struct Thread {
     /// Its number, or the address of its structure.
     pub key: u64,
-    /// When it began, where the key is an address: what had it before began at another time. A number is given
-    /// anew only after all others were.
+    /// When it began, where the key is an address: what had it before began at another time. A number is not
+    /// given anew within the moment that this serves.
     pub began: u64,
 }
 

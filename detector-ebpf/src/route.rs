@@ -4,9 +4,10 @@
 //! A multicast message passes the filter of each listening socket within the system call that
 //! causes it (`do_one_broadcast` in net/netlink/af_netlink.c), so the records are in the kernel's
 //! own order, and none is late. The filter lets nothing through to the socket itself: its queue
-//! stays empty and cannot overflow. No BTF and no layout of a kernel structure is needed, only
-//! helpers that socket filters have had since Linux 5.8; the one look beside the message, at who
-//! sent it, is believed only where the agent has seen it hold.
+//! stays empty and cannot overflow. For the message itself no BTF and no layout of a kernel structure is
+//! needed, only helpers that socket filters have had since Linux 5.8; the one look beside it, at who
+//! sent it, is believed only where the agent has seen it hold. Who writes is read where it is known how
+//! (`task`).
 
 use core::arch::asm;
 

@@ -55,6 +55,9 @@ use crate::telemetry::{self, Telemetry};
 /// Records that are taken before anything else gets its turn.
 const BUDGET: usize = 4_096;
 
+/// Observations of the cluster that are taken one after the other.
+const NEWS: usize = 64;
+
 /// How often losses are looked for even if nothing was written.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
@@ -291,14 +294,14 @@ impl Agent {
                     self.own_up();
                     // However fast the kernel goes on, the others get their turn.
                     if let Ok(observation) = self.said.try_recv() {
-                        self.take(observation);
+                        self.take_news(observation);
                     }
                     if let Some(step) = self.resync.next().now_or_never() {
                         self.dump(step);
                     }
                 }
                 Wake::Dump(step) => self.dump(step),
-                Wake::Cluster(observation) => self.take(observation),
+                Wake::Cluster(observation) => self.take_news(observation),
                 Wake::Packets(ready) => {
                     ready.context("the ring of the packet programs can no longer be waited for")?;
                     self.look_at_packets();
@@ -405,11 +408,26 @@ impl Agent {
         }
     }
 
-    /// Takes an observation of the cluster, after all that the kernel has said until now: what the cluster says
-    /// of an address that changed hands must not be held against a route that has ended before.
-    fn take(&mut self, observation: Observation) {
-        self.drain(Wanted::Until(clock::now()));
+    /// Takes an observation of the cluster and those that wait behind it, after all that the kernel had said when
+    /// they came: what the cluster says of an address that changed hands must not be held against a route that
+    /// had ended before.
+    fn take_news(&mut self, first: Observation) {
+        let more = std::iter::from_fn(|| self.said.try_recv().ok()).take(NEWS - 1);
+        let news: Vec<_> = std::iter::once(first).chain(more).collect();
+        let latest = news.iter().map(|observation| observation.at).max().unwrap_or_default();
+        self.drain(Wanted::Until(latest));
         self.own_up();
+        let read = clock::now();
+        for mut observation in news {
+            // What was read before it has the time of that reading, and must not seem to be newer.
+            if !self.kernel.tells_times() {
+                observation.at = read;
+            }
+            self.take(observation);
+        }
+    }
+
+    fn take(&mut self, observation: Observation) {
         match &observation.what {
             What::Blind(sense, Some(why)) => self.senses.blind(*sense, why),
             What::Blind(sense, None) => self.senses.sees(*sense),

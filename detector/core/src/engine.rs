@@ -232,7 +232,7 @@ impl Engine {
                     self.judge_everything(now, at);
                 }
             }
-            What::Answer(answer) => self.answer(now, answer),
+            What::Answer(answer) => self.answer(now, at, answer),
             What::Counting(counting) => self.counting(now, at, counting),
             What::Traffic(traffic) => self.traffic(now, traffic),
             What::Uncounted(address) => self.uncounted(now, address),
@@ -595,11 +595,11 @@ impl Engine {
         }
     }
 
-    fn answer(&mut self, now: BootTime, answer: Answer) {
+    fn answer(&mut self, now: BootTime, at: BootTime, answer: Answer) {
         let question = answer.reply.question();
         // Where there is a block, Calico's IPAM is in use, whatever was thought before.
         let found = matches!(&answer.reply, Reply::Block(_, Ok(Some(_))));
-        self.facts.answers.apply(now, answer);
+        self.facts.answers.apply(at, answer);
         self.ask_backlog(now);
         if found && self.facts.pools.ipam != Ipam::Calico {
             self.facts.pools.ipam = Ipam::Calico;

@@ -178,6 +178,11 @@ impl KernelSource {
         }
     }
 
+    /// Whether the kernel says when it changed something. Else a change has the time of its reading.
+    pub fn tells_times(&self) -> bool {
+        matches!(self.means, Means::Ebpf(_))
+    }
+
     /// What is known of who writes, as soon as that is known; once.
     pub fn sight(&mut self) -> Option<WriterSight> {
         self.told_sight(false)

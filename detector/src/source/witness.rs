@@ -210,7 +210,8 @@ impl Witness {
     /// What the program has counted so far.
     pub fn counts(&self) -> io::Result<Counts> {
         // What was recorded of our own trials, and of what others sent, was no message of the kernel's.
-        let written = self.count(Counter::Written)? - self.own - self.foreign;
+        // A record is there before it is counted.
+        let written = self.count(Counter::Written)?.saturating_sub(self.own + self.foreign);
         let filtered = self.count(Counter::Filtered)? + self.foreign;
         let lost = self.lost()?;
         let unparsed = self.count(Counter::Unparsed)?;

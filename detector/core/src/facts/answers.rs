@@ -76,12 +76,12 @@ pub(crate) struct Book<K, V> {
     in_flight: HashMap<K, BootTime>,
 }
 
-/// Between what times an answer was true: nobody says when in between.
+/// An answer was true at some moment between these two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Times {
     /// When it was asked for.
     pub(crate) asked: BootTime,
-    /// When it was heard, and all that the kernel had said until then.
+    /// When it was heard; all that the kernel had said until then was known.
     pub(crate) heard: BootTime,
 }
 
@@ -169,10 +169,14 @@ impl Answers {
         last: Times,
         since: BootTime,
     ) -> Times {
-        let changed = self.changed.get(&address).filter(|changed| changed.asked >= since);
-        let readings = self.blocks.readings.get(&block).into_iter().flatten();
-        // Readings before the change said something else.
-        let mut so = changed.into_iter().chain(readings);
+        let Some(readings) = self.blocks.readings.get(&block) else { return last };
+        // Readings before the change said something else. What changed before the first that is remembered
+        // may have changed again since, when the block was forgotten.
+        let changed = self.changed.get(&address);
+        let since = changed.map_or(since, |changed| since.max(changed.asked));
+        let watched =
+            |changed: &&Times| readings.front().is_some_and(|first| first.asked <= changed.asked);
+        let mut so = changed.filter(watched).into_iter().chain(readings);
         so.find(|times| times.asked >= since).copied().unwrap_or(last)
     }
 

@@ -20,8 +20,8 @@ use crate::time::BootTime;
 use crate::workload::{NodeName, PodKey};
 
 /// How long after the end of a route a reading still speaks for its time, so that a route of a millisecond is
-/// found. Mostly no address is taken back and given to the next pod within this time; a full block may, which
-/// is why nothing is allowed for the route that a pod began with.
+/// found. Mostly no address is taken back and given to the next pod within this time. A full block may do so,
+/// which is why nothing is allowed for the route that a pod began with, once its status has shown the address.
 const ROUND_TRIP: Duration = Duration::from_millis(50);
 
 /// What is known of an address's owner.
@@ -77,9 +77,9 @@ pub(super) struct Reference {
     pub(super) block: Prefix,
     /// When it was read.
     pub(super) asked: BootTime,
-    /// Since when, at the latest, the record has said this.
+    /// Since when, at the latest, the record has said this, of the time in question.
     pub(super) since: BootTime,
-    /// The first reading that said so.
+    /// The first reading ever, of those that are remembered, that said so.
     first: Times,
 }
 
@@ -326,8 +326,12 @@ impl<'a> Judge<'a> {
             Ok(said) => {
                 let answers = &self.facts.answers;
                 let so_since = |since| answers.recorded_since(block, address, known.times, since);
-                let (first, since) = (so_since(BootTime::ZERO), so_since(since).asked);
-                let reference = Reference { block, asked: known.times.asked, since, first };
+                let reference = Reference {
+                    block,
+                    asked: known.times.asked,
+                    since: so_since(since).asked,
+                    first: so_since(BootTime::ZERO),
+                };
                 match said.as_ref().and_then(|block| block.allocation(address)) {
                     Some(allocation) => Record::Taken { allocation, known: reference, again },
                     None => Record::Free { known: reference, again },

@@ -103,11 +103,11 @@ impl Judge<'_> {
         // A full block gives an address to the next pod at once. While the route stood that a pod began with,
         // there was time for a reading: kubelet shows the pod's address long after that was made. Of a later
         // one, to a first address that was forged, it may be the first reading that shows whose it is.
-        let is_first = pod.first_at.is_some_and(|shown| leg.since <= shown);
-        if self.is_too_late(&record, is_first) {
-            return Verdict::Irrelevant;
-        }
+        let is_first = pod.first_at.is_some_and(|shown| leg.since <= shown)
+            && !self.has_another(link, address);
+        let too_late = self.is_too_late(&record, is_first);
         let (unrecorded, again) = match record {
+            _ if too_late => (false, None),
             Record::Taken { allocation, again, .. } if names(allocation, &is_self) => {
                 return Verdict::Entitled(Some(again));
             }
@@ -149,6 +149,9 @@ impl Judge<'_> {
             let evidence = self.evidence(Witness::Api, text);
             return self.taken(leg, link, Some(pod), address, victim, evidence);
         }
+        if too_late {
+            return Verdict::Irrelevant;
+        }
         if unrecorded {
             if let Some(wait) = self.confirm(leg, address, self.patience(address)) {
                 return wait;
@@ -156,6 +159,15 @@ impl Judge<'_> {
             return self.unrecorded(leg, link, pod, address);
         }
         Verdict::Entitled(again)
+    }
+
+    /// Whether another address of the same family is routed to the interface: the CNI plugin gives a pod one.
+    fn has_another(&self, link: &KnownLink, address: IpAddr) -> bool {
+        let routed = self.facts.kernel.fib.on_interface(link.link.index);
+        routed.into_iter().filter(|prefix| !prefix.is_link_scoped()).any(|prefix| {
+            let other = prefix.host_address().filter(|other| *other != address);
+            other.is_some_and(|other| other.is_ipv4() == address.is_ipv4())
+        })
     }
 
     /// Calico's IPAM is in use, but has no record of an address that a pod says is its own. How it
@@ -453,7 +465,8 @@ impl Judge<'_> {
         let due = leg.since.after(patience);
         let answers = &self.facts.answers;
         let block = self.facts.pools.block_of(address);
-        let read = |block| answers.blocks.known(block).is_some_and(|known| known.times.asked >= due);
+        let read =
+            |block| answers.blocks.known(block).is_some_and(|known| known.times.asked >= due);
         let mut missing = Vec::new();
         if answers.claimants.known(address).is_none_or(|known| known.times.asked < due) {
             missing.push(Question::Claimants(address));

@@ -119,7 +119,7 @@ impl Notifications {
         Drained::More
     }
 
-    /// Reads all that was in the queue at the call.
+    /// Reads all that was in the queue at the call, and what comes meanwhile, up to as much again.
     pub(super) fn catch_up(&mut self, each: &mut dyn FnMut(Observation)) {
         // More than the queue can hold, so it ends however fast it is filled.
         for _ in 0..=self.most / GULP {
