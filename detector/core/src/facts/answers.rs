@@ -368,3 +368,64 @@ impl Claimant {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 1, 5));
+
+    fn block(third: u8) -> Prefix {
+        let text = format!("10.244.{third}.0/26");
+        text.parse::<ipnet::IpNet>().unwrap().into()
+    }
+
+    fn at(second: u64) -> BootTime {
+        BootTime::from_millis(1_000 * second)
+    }
+
+    /// A reading that is asked for at a second and heard in the next, by which somebody has the address.
+    fn read(answers: &mut Answers, cidr: Prefix, second: u64, holder: &str) -> Times {
+        let allocations = vec![(ADDRESS, Allocation::Other(holder.into()))];
+        let block = Block { cidr, affinity: None, allocations };
+        let answer = Answer { asked: at(second), reply: Reply::Block(cidr, Ok(Some(block))) };
+        answers.apply(at(second + 1), answer);
+        Times { asked: at(second), heard: at(second + 1) }
+    }
+
+    #[test]
+    fn a_record_has_said_so_since_the_reading_that_showed_the_change() {
+        let mut answers = Answers::default();
+        let first = read(&mut answers, block(1), 10, "one");
+        let second = read(&mut answers, block(1), 20, "one");
+        let so = |answers: &Answers, last, since| {
+            answers.recorded_since(block(1), ADDRESS, last, at(since))
+        };
+        assert_eq!(so(&answers, second, 0), first);
+        assert_eq!(so(&answers, second, 15), second);
+        let changed = read(&mut answers, block(1), 21, "another");
+        let last = read(&mut answers, block(1), 30, "another");
+        assert_eq!(
+            so(&answers, last, 0),
+            changed,
+            "it is too near to another to be kept as a reading"
+        );
+        assert_eq!(so(&answers, last, 25), last);
+    }
+
+    #[test]
+    fn a_change_before_the_block_was_forgotten_says_nothing_of_what_it_says_now() {
+        let mut answers = Answers::default();
+        read(&mut answers, block(1), 10, "one");
+        read(&mut answers, block(1), 20, "another");
+        for other in 0..BLOCKS_CAP {
+            let second = 30 + other as u64;
+            read(&mut answers, block(2 + (other % 250) as u8), second, "anybody");
+        }
+        assert!(answers.blocks.known(block(1)).is_none());
+        let again = read(&mut answers, block(1), 1_000, "another");
+        assert_eq!(answers.recorded_since(block(1), ADDRESS, again, BootTime::ZERO), again);
+    }
+}
