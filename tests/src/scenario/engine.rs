@@ -53,7 +53,7 @@ enum Api {
 /// What is under way to the engine.
 enum News {
     /// It was said, and is heard later.
-    Told(Observation),
+    Told(Box<Observation>),
     /// It was asked then, and is said when it is heard.
     Asked(BootTime, Question),
 }
@@ -165,7 +165,9 @@ impl Run<'_> {
                         let due = self.now.after(WATCH);
                         let observation = Observation { at: due, what };
                         match &mut self.api {
-                            Api::Up => self.under_way.push((due, News::Told(observation))),
+                            Api::Up => {
+                                self.under_way.push((due, News::Told(Box::new(observation))));
+                            }
                             Api::Held(held) => held.push(observation),
                             Api::Down => {}
                         }
@@ -206,7 +208,8 @@ impl Run<'_> {
             ApiState::Released => {
                 let due = self.now.after(WATCH);
                 if let Api::Held(held) = std::mem::replace(&mut self.api, Api::Up) {
-                    self.under_way.extend(held.into_iter().map(|told| (due, News::Told(told))));
+                    self.under_way
+                        .extend(held.into_iter().map(|told| (due, News::Told(told.into()))));
                 }
                 Vec::new()
             }
@@ -224,7 +227,7 @@ impl Run<'_> {
             }
         };
         let due = self.now.after(WATCH);
-        let told = |what| News::Told(Observation { at: due, what });
+        let told = |what| News::Told(Observation { at: due, what }.into());
         let tell = tell.into_iter().map(|what| (due, told(what)));
         self.under_way.extend(tell);
         Ok(())
@@ -261,7 +264,7 @@ impl Run<'_> {
             if arrival == Some(next) {
                 let at = self.under_way.iter().position(|(due, _)| *due == next);
                 match self.under_way.remove(at.unwrap_or_default()).1 {
-                    News::Told(observation) => self.engine.observe(self.now, observation),
+                    News::Told(observation) => self.engine.observe(self.now, *observation),
                     News::Asked(asked, question) => {
                         let reply = self.answer(question);
                         let what = What::Answer(Answer { asked, reply });

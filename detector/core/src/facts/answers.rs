@@ -420,9 +420,9 @@ mod tests {
         let mut answers = Answers::default();
         read(&mut answers, block(1), 10, "one");
         read(&mut answers, block(1), 20, "another");
-        for other in 0..BLOCKS_CAP {
-            let second = 30 + other as u64;
-            read(&mut answers, block(2 + (other % 250) as u8), second, "anybody");
+        let others = (2..=250).cycle().zip(30..).take(BLOCKS_CAP);
+        for (other, second) in others {
+            read(&mut answers, block(other), second, "anybody");
         }
         assert!(answers.blocks.known(block(1)).is_none());
         let again = read(&mut answers, block(1), 1_000, "another");
