@@ -260,8 +260,7 @@ impl Agent {
             let now = clock::now();
             if self.mind.next_deadline().is_some_and(|due| due <= now) {
                 // Nobody is charged with a route that has ended.
-                self.drain(Wanted::Until(now));
-                self.own_up();
+                self.hear_kernel(Wanted::Until(now));
                 self.mind.tick(now);
                 self.listen();
             }
@@ -290,8 +289,7 @@ impl Agent {
                 }
                 Wake::Kernel(ready) => {
                     ready.context("the kernel's records can no longer be waited for")?;
-                    self.drain(Wanted::Budget(BUDGET));
-                    self.own_up();
+                    self.hear_kernel(Wanted::Budget(BUDGET));
                     // However fast the kernel goes on, the others get their turn.
                     if let Ok(observation) = self.said.try_recv() {
                         self.take_news(observation);
@@ -329,6 +327,12 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Takes what the kernel has told, and owns up to what was lost of it.
+    fn hear_kernel(&mut self, wanted: Wanted) {
+        self.drain(wanted);
+        self.own_up();
     }
 
     /// Takes what the kernel has told: so many records, or all until a time that has passed.
@@ -383,8 +387,7 @@ impl Agent {
             }
             ResyncStep::End(totals) => {
                 // Whatever the dump may lack was recorded before its end, so it is there now.
-                self.drain(Wanted::Until(totals.ended));
-                self.own_up();
+                self.hear_kernel(Wanted::Until(totals.ended));
                 self.dumps += 1;
                 if let Some(packets) = &mut self.packets {
                     packets.sweep();
@@ -415,8 +418,7 @@ impl Agent {
         let more = std::iter::from_fn(|| self.said.try_recv().ok()).take(NEWS - 1);
         let news: Vec<_> = std::iter::once(first).chain(more).collect();
         let latest = news.iter().map(|observation| observation.at).max().unwrap_or_default();
-        self.drain(Wanted::Until(latest));
-        self.own_up();
+        self.hear_kernel(Wanted::Until(latest));
         let read = clock::now();
         for mut observation in news {
             // What was read before it has the time of that reading, and must not seem to be newer.
@@ -552,8 +554,7 @@ impl Agent {
     }
 
     fn housekeeping(&mut self) {
-        self.drain(Wanted::Budget(BUDGET));
-        self.own_up();
+        self.hear_kernel(Wanted::Budget(BUDGET));
         if let Some(sight) = self.kernel.sight() {
             show_writers(&sight, &self.health);
             self.pulse.writers_are_known();

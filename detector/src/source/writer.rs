@@ -46,7 +46,7 @@ pub fn describes_itself() -> bool {
 
 /// Whether the kernel tells filters the numbers of the thread that runs, which takes less than to read
 /// anything of it.
-fn asks_for_numbers() -> bool {
+fn tells_numbers() -> bool {
     let helper = BpfHelper::BPF_FUNC_get_current_pid_tgid;
     is_helper_supported(ProgramType::SocketFilter, helper).unwrap_or(false)
 }
@@ -148,8 +148,9 @@ impl Ground {
     pub(in crate::source) fn survey(options: &WriterOptions) -> Self {
         let fresh = u64::try_from(options.fresh.as_nanos()).unwrap_or(u64::MAX);
         let told = |layout| {
+            let Layout { tasks, .. } = layout;
             let noted = options.source.traces().into();
-            let numbers = asks_for_numbers().into();
+            let numbers = (tasks != 0 && tells_numbers()).into();
             Told { layout: Global(Layout { noted, numbers, ..layout }), fresh }
         };
         let unknown = |why: String| Self {

@@ -70,14 +70,10 @@ fn writers_in_turn_on_one_processor_are_told_apart() {
         let mut kernel = open_for(Duration::from_mins(1));
         let mut both = [Batch::start(), Batch::start()];
         for round in 0..20 {
-            // The second route of each is soon after its first.
-            for (number, who) in [0, 0, 1, 1, 0].into_iter().enumerate() {
-                let prefix = format!("10.65.{round}.{number}/32");
-                both[who].line(&format!("route add {prefix} dev cali1"));
-                let writer = wait_for(&mut kernel, |what| writer_of(what, &prefix)).await;
-                let process = writer.process.expect("whoever writes is known");
-                assert_eq!(process.pid, both[who].pid(), "{prefix}");
-            }
+            in_turn(&mut kernel, &mut both, round, |_, process, prefix| {
+                assert!(process.containers.is_empty(), "{prefix}: {process:?}");
+            })
+            .await;
         }
     });
 }
@@ -89,22 +85,39 @@ fn a_writer_that_is_moved_is_followed() {
         let fresh = WriterOptions::default().fresh;
         let mut kernel = open_for(fresh);
         let Some(hierarchy) = Hierarchy::mount(false) else { return };
-        let mut batch = Batch::start();
+        let mut both = [Batch::start(), Batch::start()];
+        let moving = both[0].pid().to_string();
         for round in 0..20 {
             let inside = round % 2 == 0;
             let folder = if inside { &hierarchy.leaf } else { &hierarchy.root };
-            fs::write(folder.join("cgroup.procs"), batch.pid().to_string()).unwrap();
+            fs::write(folder.join("cgroup.procs"), &moving).unwrap();
             // It takes time, and nothing but time, until what was read is too old.
             std::thread::sleep(fresh);
-            for number in 0..2 {
-                let prefix = format!("10.65.{round}.{number}/32");
-                batch.line(&format!("route add {prefix} dev cali1"));
-                let writer = wait_for(&mut kernel, |what| writer_of(what, &prefix)).await;
-                let process = writer.process.expect("whoever writes is known");
-                assert_eq!(!process.containers.is_empty(), inside, "{prefix}: {process:?}");
-            }
+            in_turn(&mut kernel, &mut both, round, |who, process, prefix| {
+                let contained = inside && who == 0;
+                assert_eq!(!process.containers.is_empty(), contained, "{prefix}: {process:?}");
+            })
+            .await;
         }
     });
+}
+
+/// Two write in turn, the second route of each soon after its first; each is told by its number, and `check`
+/// gets who it was and what is told.
+async fn in_turn(
+    kernel: &mut KernelSource,
+    both: &mut [Batch; 2],
+    round: usize,
+    check: impl Fn(usize, &Process, &str),
+) {
+    for (number, who) in [0, 0, 1, 1, 0].into_iter().enumerate() {
+        let prefix = format!("10.65.{round}.{number}/32");
+        both[who].line(&format!("route add {prefix} dev cali1"));
+        let writer = wait_for(kernel, |what| writer_of(what, &prefix)).await;
+        let process = writer.process.expect("whoever writes is known");
+        assert_eq!(process.pid, both[who].pid(), "{prefix}");
+        check(who, &process, &prefix);
+    }
 }
 
 #[test]

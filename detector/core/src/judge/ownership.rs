@@ -76,11 +76,9 @@ pub(super) struct Reference {
     /// The block.
     pub(super) block: Prefix,
     /// When it was read.
-    pub(super) asked: BootTime,
+    pub(super) times: Times,
     /// Since when, at the latest, the record has said this, of the time in question.
     pub(super) since: BootTime,
-    /// The first reading ever, of those that are remembered, that said so.
-    first: Times,
 }
 
 /// Who asks: whether a pod on a node is the one in question.
@@ -139,7 +137,7 @@ impl<'a> Judge<'a> {
             allocation.is_some_and(|allocation| claims || names(allocation, is_self))
         };
         let record = self.record_if(address, since, REVIEW, REUSE, reusable);
-        if self.is_too_late(&record, false) {
+        if self.is_too_late(address, &record, false) {
             return Ownership::Unowned { claimed: true, unrecorded: false };
         }
         if let Record::Taken { allocation, known, again } = record {
@@ -324,14 +322,9 @@ impl<'a> Judge<'a> {
                 Record::Unreadable { tried: known.times.asked, again }
             }
             Ok(said) => {
-                let answers = &self.facts.answers;
-                let so_since = |since| answers.recorded_since(block, address, known.times, since);
-                let reference = Reference {
-                    block,
-                    asked: known.times.asked,
-                    since: so_since(since).asked,
-                    first: so_since(BootTime::ZERO),
-                };
+                let times = known.times;
+                let since = self.facts.answers.recorded_since(block, address, times, since).asked;
+                let reference = Reference { block, times, since };
                 match said.as_ref().and_then(|block| block.allocation(address)) {
                     Some(allocation) => Record::Taken { allocation, known: reference, again },
                     None => Record::Free { known: reference, again },
@@ -390,20 +383,20 @@ impl<'a> Judge<'a> {
             Allocation::Other(handle) => (Victim::Nobody, format!("handle {handle}")),
         };
         let text = format!("IPAM block {} gives {address} to {whose}", known.block).into();
-        (victim, Evidence { at: known.asked, witness: Witness::Ipam, text })
+        (victim, Evidence { at: known.times.asked, witness: Witness::Ipam, text })
     }
 
     /// Whether the address may have changed hands since the route ended, for all that is known of its record:
     /// what the record says was asked for when the route had been gone for longer than a question takes, or,
     /// of the route that a pod began with, was not heard while it stood.
-    pub(super) fn is_too_late(&self, record: &Record<'_>, is_first: bool) -> bool {
+    pub(super) fn is_too_late(&self, address: IpAddr, record: &Record<'_>, is_first: bool) -> bool {
         let (Record::Taken { known, .. } | Record::Free { known, .. }) = record else {
             return false;
         };
-        let Times { asked, heard } = known.first;
-        self.over.is_some_and(|ended| {
-            if is_first { heard > ended } else { asked > ended.after(ROUND_TRIP) }
-        })
+        let Some(ended) = self.over else { return false };
+        let answers = &self.facts.answers;
+        let first = answers.recorded_since(known.block, address, known.times, BootTime::ZERO);
+        if is_first { first.heard > ended } else { self.is_late(first.asked) }
     }
 
     fn is_late(&self, asked: BootTime) -> bool {

@@ -95,7 +95,7 @@ impl Judge<'_> {
         if self.now < due {
             return Some(Verdict::Doubt(Doubt { until: Some(due) }));
         }
-        if known.asked < due {
+        if known.times.asked < due {
             self.asks.insert(Question::Block(known.block));
             let until = self.now.after(self.facts.settings.answer);
             return Some(Verdict::Doubt(Doubt { until: Some(until) }));

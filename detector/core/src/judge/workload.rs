@@ -105,7 +105,7 @@ impl Judge<'_> {
         // one, to a first address that was forged, it may be the first reading that shows whose it is.
         let is_first = pod.first_at.is_some_and(|shown| leg.since <= shown)
             && !self.has_another(link, address);
-        let too_late = self.is_too_late(&record, is_first);
+        let too_late = self.is_too_late(address, &record, is_first);
         let (unrecorded, again) = match record {
             _ if too_late => (false, None),
             Record::Taken { allocation, again, .. } if names(allocation, &is_self) => {
